@@ -1,0 +1,57 @@
+# `make help` lists the targets. VENV=DIR puts the virtual environment elsewhere;
+# PYTHON=FILE uses that interpreter as it is and installs nothing.
+VENV ?= .venv
+export PYTHONPATH := $(CURDIR)
+
+ifdef PYTHON
+READY :=
+else
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/installed
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check docs lab export outputs readme clean
+
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
+
+demo: $(READY)  ## train and relax on a small case, start to end
+	$(PYTHON) tools/demo.py
+
+test: $(READY)  ## nbdev_test on every notebook, then pytest
+	@status=0; $(PYTHON) tools/notebooks.py --test || status=1; $(PYTHON) -m pytest || status=1; exit $$status
+
+test-slow: $(READY)  ## the long tests
+	$(PYTHON) -m pytest -m slow
+
+check: $(READY)  ## everything that CI checks
+	@$(PYTHON) tools/check.py
+
+docs: $(READY)  ## build the site into _docs/
+	$(PYTHON) tools/docs.py
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(PYTHON) -m jupyterlab nbs
+
+export: $(READY)  ## write the package from the notebooks, and clean the notebooks
+	$(PYTHON) -c "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+
+outputs: $(READY)  ## run every notebook and save its outputs
+	$(PYTHON) tools/notebooks.py --save
+
+readme: $(READY)  ## write README.md from nbs/index.ipynb
+	$(PYTHON) tools/readme.py
+
+clean:  ## remove what was generated, but not the virtual environment
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache nbs/nbdev.yml
+	find atomrl_nb tools tests nbs -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(VENV)/installed: settings.ini setup.py constraints.txt
+	@base=$$(command -v python3.11 || command -v python3) \
+	    && $$base -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    || { echo "atomrl_nb needs Python 3.10 or newer: found '$$base'. Install python3.11, or give PYTHON=FILE." >&2; exit 1; }; \
+	$$base -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,notebook]'
+	@touch $@

@@ -1,0 +1,137 @@
+"""Build the site into _docs/ and check it: with Quarto where it is installed, else in Python alone.
+
+nbdev turns the notebooks into pages (_proc/); Quarto or smalldocs renders them as `_quarto.yml` says.
+Nothing is downloaded, and no page loads anything from the network.
+"""
+import ast
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from links import Page, dead_links
+from readme import link_own_names
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS, PAGES = ROOT / "_docs", ROOT / "_proc"
+MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
+HANDLED = ("output-file", "html-math-method", "broken link")  # what smalldocs leaves out and this script does
+REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
+                        r'[^">]*"[^>]*>(?:</script>)?', re.IGNORECASE)
+REMOTE_FONT = re.compile(r'@import\s+(?:url\(["\']?https?:[^)]*\)|"https?:[^"]*"|\'https?:[^\']*\')[^;]*;')
+
+
+def write_pages():
+    """Turn the notebooks into the pages under _proc/, as `nbdev_proc_nbs` does with Quarto at hand."""
+    import nbdev.processors
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+
+    nbdev_runs = nbdev.processors._do_eval
+
+    def runs(cell):
+        """Choose the cells to run for the reference: exports, imports and `show_doc`, but no demo with an import."""
+        imports = all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in cell.parsed_() or [])
+        return (imports or "show_doc(" in cell.source or "export" in cell.directives_) and nbdev_runs(cell)
+
+    nbdev.processors._do_eval = runs
+    link_own_names()
+    refresh_quarto_yml()
+    proc_nbs(force=True, n_workers=0)
+
+
+def render_with_quarto():
+    """Render _proc/ with Quarto; return the folder of the site."""
+    subprocess.run(["quarto", "render", "--no-cache"], cwd=PAGES, check=True)
+    return PAGES / DOCS.name
+
+
+def render_with_smalldocs():
+    """Render _proc/ with smalldocs, under Quarto's file names; return the folder of the site."""
+    import smalldocs.config
+    import smalldocs.site
+
+    class Site(smalldocs.site.Site):
+        """A site whose pages have the names that nbdev gives them, such as `graphs.html` for `01_graphs.ipynb`."""
+
+        def read(self, src):
+            """Read a page and name it."""
+            page = super().read(src)
+            page.out = page.out.with_name(page.front.get("output-file", page.out.name))
+            return page
+
+    site = Site(smalldocs.config.load(PAGES), quiet=True)
+    site.build()
+    for warning in site.warnings:
+        if not any(known in warning for known in HANDLED):
+            print(f"smalldocs: {warning}")
+    return site.out
+
+
+def mathml(match):
+    """Return a formula that smalldocs left as TeX as MathML, which browsers draw without help."""
+    from latex2mathml.converter import convert
+
+    tex = html.unescape(match[2]).replace("{aligned}", "{align*}")  # the spelling that latex2mathml knows
+    math = convert(tex, display="block" if match[1] == "display" else "inline")
+    return math.replace('<mo accent="true">&#x02015;</mo>', '<mo class="overline"></mo>')  # styles.css draws it
+
+
+def finish():
+    """Make the pages independent of the network: formulas, fonts and scripts, links to the published site."""
+    from nbdev.config import get_config
+
+    cfg = get_config()
+    published = re.compile(f'href="{cfg.doc_host}{cfg.doc_baseurl}/(?P<page>[^"#]*)(?:#(?P<name>[^"]*))?"')
+    anchors = {path: Page(path).anchors for path in DOCS.rglob("*.html")}
+    for path in anchors:
+        def relative(found, path=path):
+            """Write a link as seen from `path`; a method without a place of its own is found at its class."""
+            target, name = DOCS / found["page"], found["name"] or ""
+            if name not in anchors.get(target, {name}):
+                name = name.rpartition(".")[0]
+            return f'href="{os.path.relpath(target, path.parent)}{"#" + name if name else ""}"'
+
+        text = published.sub(relative, REMOTE_TAG.sub("", path.read_text(encoding="utf-8")))
+        text = MATH.sub(mathml, text).replace('<code class="sourceCode python">\n', '<code class="sourceCode python">')
+        path.write_text(text, encoding="utf-8")
+    for path in DOCS.rglob("*.css"):
+        path.write_text(REMOTE_FONT.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def lost_text():
+    """Yield a sentence for every title cell that says more than a title and a description: nbdev drops the rest."""
+    from nbdev.doclinks import nbglob
+
+    for path in sorted(nbglob(ROOT / "nbs", as_path=True)):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        title = next((cell["source"] for cell in cells
+                      if cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("# ")), [])
+        if any(line.strip() and not re.match(r"# |> |- \S+:", line) for line in title):
+            yield (f"{path.relative_to(ROOT)}: the site drops the text below the # title and the > line; "
+                   "move it into a cell of its own")
+
+
+def main():
+    """Build the site, then check it."""
+    start = time.time()
+    write_pages()
+    with_quarto = shutil.which("quarto")
+    built = render_with_quarto() if with_quarto else render_with_smalldocs()
+    shutil.rmtree(DOCS, ignore_errors=True)
+    shutil.move(built, DOCS)
+    finish()
+    problems = [*lost_text(), *dead_links(DOCS)]
+    print("\n".join(problems), end="\n" if problems else "")
+    print(f"{len(list(DOCS.rglob('*.html')))} pages in {DOCS.name}/, {len(problems)} problems, "
+          f"{time.time() - start:.0f} s, rendered by {'Quarto' if with_quarto else 'smalldocs'}")
+    return len(problems) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

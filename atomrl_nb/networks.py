@@ -51,7 +51,7 @@ def element_features(
     columns = [radius - 1.3, 3 * (radius - 1.3)**2, mass.log() - 4, period - 4.5, to_noble / 3 - 2, torch.cos(torch.pi * to_noble / 6)]
     return torch.stack([c.to(torch.get_default_dtype()) for c in columns], dim=1)
 
-# %% ../nbs/02_networks.ipynb #43ca9768
+# %% ../nbs/02_networks.ipynb #8b4d038c
 def natural_irreps(
     channels: int,  # copies of each degree
     lmax: int,  # largest degree
@@ -80,17 +80,21 @@ class Convolution(torch.nn.Module):
             self.register_buffer(f"coupling_{k}", coupling, persistent=False)
         self.weights = torch.nn.ParameterList([torch.randn(n_basis, self.irreps_in[a].mul) / n_basis**0.5 for a, _, _ in self.paths])
 
-    def forward(self, x: torch.Tensor, graph: AtomGraph) -> torch.Tensor:
-        src, dst = graph.pair_index
-        neighbour, messages = x[src], []
-        for k, (a, l2, l3) in enumerate(self.paths):
-            irrep = self.irreps_in[a]
-            feature = neighbour[:, self.irreps_in.slices()[a]].unflatten(1, (irrep.mul, irrep.ir.dim))
-            weighted = torch.einsum("pkm,ku->pum", graph.pair_features[..., l2**2:(l2 + 1)**2], self.weights[k])
-            messages.append(torch.einsum("pua,pub,abc->puc", feature, weighted, getattr(self, f"coupling_{k}")).flatten(1))
-        return x.new_zeros(len(x), self.irreps_out.dim).index_add(0, dst, torch.cat(messages, dim=1))
+    def blocks(self, graph: AtomGraph) -> list:
+        "Contract each path's coupling with the pair features: constant geometry, (n_pairs, dim_in, dim_out, n_basis) a path."
+        return [torch.einsum("pkb,abc->pack", graph.pair_features[..., l2**2:(l2 + 1)**2], getattr(self, f"coupling_{k}")).contiguous()
+                for k, (_, l2, _) in enumerate(self.paths)]
 
-# %% ../nbs/02_networks.ipynb #b93acfa1
+    def forward(self, x: torch.Tensor, graph: AtomGraph, blocks: list) -> torch.Tensor:
+        (src, dst), messages = graph.pair_index, []
+        neighbour = [x[:, s].unflatten(1, (i.mul, i.ir.dim)).transpose(1, 2)[src] for i, s in zip(self.irreps_in, self.irreps_in.slices())]
+        for (a, _, _), block, weight in zip(self.paths, blocks, self.weights):
+            message = (neighbour[a].unsqueeze(2) * (block @ weight)).sum(1)
+            total = message.new_zeros(len(x), *message.shape[1:]).index_add(0, dst, message)
+            messages.append(total.transpose(1, 2).flatten(1))
+        return torch.cat(messages, dim=1)
+
+# %% ../nbs/02_networks.ipynb #8774626f
 def rms_force(
     graph: AtomGraph,  # with forces
 ) -> torch.Tensor:  # (n_graphs,) [eV/Å]
@@ -132,9 +136,9 @@ class Network(torch.nn.Module):
         graph, rms = self.geometry(graph), rms_force(graph)[graph.batch, None]
         relative = graph.forces / rms
         scalars = [element_features(graph.numbers).to(rms.dtype), 0.3 * rms.log() + 0.3, relative.norm(dim=1, keepdim=True)]
-        x = self.embed(torch.cat([*scalars, relative], dim=1))
+        x, blocks = self.embed(torch.cat([*scalars, relative], dim=1)), self.convolutions[0].blocks(graph)
         for conv, mix, skip, gate in zip(self.convolutions, self.mixes, self.skips, self.gates):
-            x = x + gate(skip(x) + mix(conv(x, graph)))
+            x = x + gate(skip(x) + mix(conv(x, graph, blocks)))
         return self.out(x)
 
 # %% ../nbs/02_networks.ipynb #7e8e8bbf

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'CALCULATORS',
            'PERTURBATIONS', 'InputError', 'has_lattice', 'closest_pair', 'check_structure', 'fcc_alloy', 'NamedSystem',
-           'load', 'FullLennardJones', 'eam_elements', 'EAM', 'calculator', 'known_elements', 'CountedCalculator',
-           'perturb', 'fixed_mask']
+           'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'calculator', 'known_elements',
+           'CountedCalculator', 'perturb', 'fixed_mask']
 
-# %% ../nbs/00_structures.ipynb #b1ec24ca
+# %% ../nbs/00_structures.ipynb #5eb2a864
 import importlib, itertools
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -132,7 +133,7 @@ NAMED_SYSTEMS = {
     "lj38": NamedSystem("38-atom Lennard-Jones octahedron, sigma = 1", "lj", lambda: _cluster(Octahedron("Ar", 4, 1, latticeconstant=1.0))),
 }
 
-# %% ../nbs/00_structures.ipynb #8c56c9f3
+# %% ../nbs/00_structures.ipynb #5bfc62a0
 def _read(source):
     "Read all structures of one file or named system as (name, atoms) pairs."
     if source in NAMED_SYSTEMS: return [(f"{source}:{k}", a) for k, a in enumerate(NAMED_SYSTEMS[source].build())]
@@ -150,12 +151,41 @@ def load(
 ) -> list[Atoms]:  # structures, checked; `info["source"]` tells where each comes from
     "Read structures from files and built-in systems, in the order given."
     if not sources: raise InputError("No structures were given: name a file or a built-in system.")
-    structures = []
+    structures, seen = [], Counter()
     for name, atoms in itertools.chain.from_iterable(_read(str(s)) for s in sources):
         check_structure(atoms, name)
-        atoms.info["source"] = name
+        seen[name] += 1
+        atoms.info["source"] = name if seen[name] == 1 else f"{name} ({seen[name]})"
         structures.append(atoms)
     return structures
+
+# %% ../nbs/00_structures.ipynb #86d5c669
+class CompiledEMT(EMT):
+    "ASE's EMT with compiled neighbours; forces depend on nothing but the positions."
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        "Compute energy [eV], forces [eV/Å] and, for full periodicity, stress."
+        super().calculate(atoms, list(properties), system_changes)
+        self.results = {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in self.results.items()}
+
+    def initialize(self, atoms):
+        super().initialize(atoms)
+        self.nl = _CompiledNeighbours(self.rc_list)
+
+class _CompiledNeighbours:
+    "What EMT asks of a neighbour list, answered by vesin."
+
+    def __init__(self, cutoff): self.list = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
+
+    def update(self, atoms):
+        "Find all neighbours anew."
+        i, self.j, self.shift = self.list.compute(points=atoms.positions, box=np.asarray(atoms.cell), periodic=atoms.pbc.tolist(), quantities="ijS")
+        self.ends = np.searchsorted(i, np.arange(len(atoms) + 1))
+
+    def get_neighbors(self, a):
+        "Return neighbours of atom `a` and the cell shifts of their images."
+        mine = slice(self.ends[a], self.ends[a + 1])
+        return self.j[mine].astype(int), self.shift[mine]
 
 # %% ../nbs/00_structures.ipynb #502df527
 class FullLennardJones(LennardJones):
@@ -230,7 +260,7 @@ class EAM(Calculator):
         inner.calculate(atoms, ["energy", "forces", *properties], all_changes)
         self.results = {"free_energy": inner.results["energy"], **inner.results}
 
-# %% ../nbs/00_structures.ipynb #be096633
+# %% ../nbs/00_structures.ipynb #e2b927dc
 CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "package.module:factory")
 
 def _options(text, allowed, spec):
@@ -255,7 +285,7 @@ def calculator(
 ) -> Calculator:  # ASE calculator, a new one at each call
     "Make the calculator that `spec` names."
     name, _, rest = spec.partition(":")
-    if spec == "emt": return EMT()
+    if spec == "emt": return CompiledEMT()
     if name == "lj": return FullLennardJones(**_options(rest, ("epsilon", "sigma", "rc"), spec))
     if name == "eam" and rest: return EAM(*rest.split(","))
     if "." in name or rest: return _from_factory(name, rest, spec)

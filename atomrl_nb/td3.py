@@ -16,7 +16,7 @@ from .graphs import AtomGraph
 from .memory import Batch
 from .networks import Actor, NetworkSettings, TwinCritics, output_scale, translation_free
 
-# %% ../nbs/07_td3.ipynb #ae78c441
+# %% ../nbs/07_td3.ipynb #131e0ebf
 @dataclass(frozen=True)
 class TD3Settings:
     "How the agent learns."
@@ -29,6 +29,7 @@ class TD3Settings:
     target_policy_noise: float = 0.1  # the same, in the critics' target
     target_noise_clip: float = 0.3  # largest target noise, as a share of the rms displacement
     deviation_weight: float = 0.1  # lambda of the deviation penalty [1/Å²]
+    q_weight: float = 0.1  # of the critic's judgement in the actor loss
     imitation_weight: float = 1.0  # of the relative hindsight error
     max_grad_norm: float = 10.0  # gradients are clipped to this norm
 
@@ -55,7 +56,7 @@ def relative_error(
     square = lambda x: graph.mean((x**2).sum(1))
     return ((square(displacement - target) + 1e-16) / (square(target) + 1e-12)).sqrt()
 
-# %% ../nbs/07_td3.ipynb #03e6c22f
+# %% ../nbs/07_td3.ipynb #fb418d2e
 class TD3Agent:
     "Actor, twin critics, their targets and optimizers."
     NETWORKS = ("actor", "actor_target", "critics", "critics_target")
@@ -76,8 +77,8 @@ class TD3Agent:
             self.actor, self.critics = Actor(network).to(device), TwinCritics(network).to(device)
         self.actor_target, self.critics_target = copy.deepcopy(self.actor), copy.deepcopy(self.critics)
         self.actor_target.requires_grad_(False), self.critics_target.requires_grad_(False)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=settings.actor_lr)
-        self.critics_optimizer = torch.optim.Adam(self.critics.parameters(), lr=settings.critic_lr)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=settings.actor_lr, fused=True)
+        self.critics_optimizer = torch.optim.Adam(self.critics.parameters(), lr=settings.critic_lr, fused=True)
 
     @torch.no_grad()
     def act(self, graph: AtomGraph) -> tuple:
@@ -106,7 +107,7 @@ class TD3Agent:
         q = self.critics.critics[0](graph, move)
         penalty = deviation(graph, move, self.r0).mean()
         error = (relative_error(graph, move, batch.target) * batch.has_target).sum() / batch.has_target.sum().clamp(min=1)
-        loss = -q.mean() / q.detach().abs().mean().clamp(min=1e-6) + s.deviation_weight * penalty + s.imitation_weight * imitation * error
+        loss = -s.q_weight * q.mean() / q.detach().abs().mean().clamp(min=1e-6) + s.deviation_weight * penalty + s.imitation_weight * imitation * error
         scale = (graph.mean((move**2).sum(1)).sqrt() / output_scale(graph, self.actor.network.settings)).mean()
         return loss, dict(loss_pi=loss, q_pi=q.mean(), deviation=penalty, imitation_error=error, output_scale=scale)
 

@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'EPISODES', 'EVALUATIONS', 'Settings', 'settings_from', 'check_settings', 'Episode', 'Trainer', 'to_device',
            'loop_state', 'load_loop_state', 'evaluate', 'prepare', 'train', 'resume', 'card_of']
 
-# %% ../nbs/09_training.ipynb #bb4a0ef6
+# %% ../nbs/09_training.ipynb #81fd757b
 import difflib, time
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -18,14 +18,14 @@ from tqdm.auto import tqdm
 
 from .checkpoints import Table, create_run, load_checkpoint, read_run, save_checkpoint
 from .environment import Environment, EnvironmentSettings, smallest_distance
-from .expert import ExpertSettings, fake_step, hindsight, initial_hessian, nfake_at, update_hessian
+from .expert import ExpertSettings, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, update_hessian
 from .graphs import AtomGraph, with_pairs
 from .memory import Batch, ReplayMemory
 from .networks import NetworkSettings, save_policy
 from .structures import InputError, calculator, check_structure, known_elements, load
 from .td3 import TD3Agent, TD3Settings
 
-# %% ../nbs/09_training.ipynb #2303fda7
+# %% ../nbs/09_training.ipynb #e5872924
 @dataclass(frozen=True)
 class Settings:
     "Everything a run is made of."
@@ -38,7 +38,7 @@ class Settings:
     n_envs: int = 16  # environments played in lockstep
     buffer_capacity: int = 5000  # transitions in memory
     learning_starts: int = 256  # environment steps before the first update
-    updates_per_step: float = 0.25  # gradient updates for each environment step
+    updates_per_step: float = 0.5  # gradient updates for each environment step
     batch_size: int = 64  # transitions an update
     evaluation_interval: int = 500  # environment steps between evaluations; 0: none
     evaluation_starts: int = 16  # starts of an evaluation
@@ -112,7 +112,7 @@ METRICS = ["t_total", "episode", "reward", "fmax", "actual_move", "action_scale"
 EPISODES = ["t_total", "episode", "source", "steps", "total_reward", "fmax_start", "fmax_end", "energy_start", "energy_end", "terminated", "expert_steps"]
 EVALUATIONS = ["t_total", "start", "steps", "fmax", "terminated"]
 
-# %% ../nbs/09_training.ipynb #976af496
+# %% ../nbs/09_training.ipynb #612c2ede
 class Trainer:
     "Play, remember, learn; all that a run is made of is an attribute."
 
@@ -208,7 +208,7 @@ class Trainer:
         while self.owed_updates >= 1:
             self.owed_updates -= 1
             batch = to_device(self.memory.sample(s.batch_size, self.sampler), self.agent.device)
-            log = self.agent.update(batch, imitation=nfake_at(self.t_total, s.expert) / max(s.expert.nfake, 1e-9))
+            log = self.agent.update(batch, imitation=imitation_at(self.t_total, s.expert))
             log |= dict(memory_age=float(self.agent.updates - batch.policy_version.float().mean()), expert_share=float(batch.source.float().mean()))
             for name, value in log.items(): sums.setdefault(name, []).append(value)
         self.log = {name: float(np.mean(values)) for name, values in sums.items()}

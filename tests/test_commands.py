@@ -1,0 +1,108 @@
+"""The commands as a person uses them, and what they say to bad input."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import read, write
+
+from atomrl_nb.cli import relax_main, train_main
+
+SETTINGS = {"n_envs": 4, "learning_starts": 16, "batch_size": 16, "evaluation_starts": 2, "network": {"channels": 4, "layers": 1}}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files with something wrong in each."""
+    (tmp_path / "empty.xyz").write_text("0\n\n")
+    (tmp_path / "garbage.xyz").write_text("no atoms here\n")
+    nan = bulk("Cu", cubic=True)
+    nan.positions[0, 0] = np.nan
+    write(tmp_path / "nan.extxyz", nan)
+    write(tmp_path / "clash.extxyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 0.05]]))
+    write(tmp_path / "near.extxyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 0.9]]))
+    write(tmp_path / "iron.extxyz", bulk("Fe"))
+    (tmp_path / "flat.extxyz").write_text('1\nLattice="3 0 0 0 3 0 0 3 0" Properties=species:S:1:pos:R:3 pbc="T T T"\nCu 0 0 0\n')
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    (tmp_path / "wrong.json").write_text(json.dumps({"bufer_capacity": 3}))
+    return tmp_path
+
+
+BAD_STRUCTURES = {"missing.xyz": "no file", "empty.xyz": "no atoms", "garbage.xyz": "cannot be read", "nan.extxyz": "not finite",
+                  "clash.extxyz": "0.050 Å apart", "iron.extxyz": "holds Fe", "flat.extxyz": "zero volume"}
+
+
+@pytest.mark.parametrize("name", BAD_STRUCTURES)
+@pytest.mark.parametrize("command", ["train", "relax"])
+def test_bad_structures_get_a_sentence_and_exit_code_2(files, capsys, name, command):
+    out = files / "new"
+    argv = [str(files / name), "--calculator", "emt"]
+    code = train_main([*argv, "--run", str(out)]) if command == "train" else relax_main([*argv, "--policy", "alloys4", "--out", str(out) + ".traj"])
+    said = capsys.readouterr().err
+    assert code == 2 and BAD_STRUCTURES[name] in said and said.count("\n") == 1
+    assert not out.exists() and not list(files.glob("new*"))
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--calculator", "vasp"], "known: emt"), (["--calculator", "eam:none.fs"], "no EAM file"), (["--calculator", "lj:size=3"], "options are"),
+    (["--steps", "0"], "must be positive"), (["--perturb", "-1"], "must not be negative"), (["--settings", "none.toml"], "cannot be read"),
+    (["--settings", "wrong.json"], "did you mean 'buffer_capacity'"), (["--device", "cuda"], "no CUDA device")])
+def test_bad_training_options(files, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(files)
+    import torch
+    if "cuda" in options and torch.cuda.is_available(): pytest.skip("this machine has a CUDA device")
+    assert train_main(["cuau4", "--run", "new", *options]) == 2
+    assert said in capsys.readouterr().err and not (files / "new").exists()
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--policy", "gold"], "alloys4"), (["--fmax", "0"], "must be positive"), (["--fmax", "nan"], "must be positive"), (["--steps", "-1"], "negative"),
+    (["--compare", "BFGS,Newton"], "known: BFGS"), (["--out", "no/where.xyz"], "does not exist"), (["--out", "x.nonsense"], "no format")])
+def test_bad_relaxing_options(files, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(files)
+    assert relax_main(["cuau4", "--policy", "alloys4", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_close_start_is_legal(files, capsys):
+    assert relax_main([str(files / "near.extxyz"), "--policy", "alloys4", "--calculator", "emt", "--json", str(files / "r.json")]) == 0
+    assert json.loads((files / "r.json").read_text())[0]["converged"]
+
+
+def test_a_run_is_never_overwritten(files, capsys):
+    argv = ["cuau4", "--run", str(files / "run"), "--steps", "32", "--settings", str(files / "settings.json")]
+    assert train_main(argv) == 0
+    before = {p: p.read_bytes() for p in (files / "run").rglob("*") if p.is_file()}
+    assert train_main(argv) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in (files / "run").rglob("*") if p.is_file()}
+    assert (files / "run" / "plots" / "results.png").stat().st_size > 10_000
+    assert relax_main(["cuau4", "--policy", str(files / "run"), "--perturb", "0.2", "--out", str(files / "done.extxyz"), "--fmax", "0.05"]) == 0
+    assert np.linalg.norm(read(files / "done.extxyz").get_forces(), axis=1).max() <= 0.05
+
+
+def test_a_damaged_policy_is_refused(files, capsys):
+    (files / "policy.safetensors").write_bytes(b"\x80\x04not a policy")
+    assert relax_main(["cuau4", "--policy", str(files / "policy.safetensors")]) == 2
+    assert "not a policy" in capsys.readouterr().err
+
+
+def test_commands_start_as_programs(files):
+    for main in ("train_main", "relax_main"):
+        done = subprocess.run([sys.executable, "-c", f"import sys; from atomrl_nb.cli import {main}; sys.exit({main}())", "--help"],
+                              capture_output=True, text=True, timeout=120, check=True)
+        assert "eV/Å" in done.stdout and "alloys4" in done.stdout
+
+
+def test_training_on_real_crystals(alfe, tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    spec = "eam:" + ",".join(str(alfe / name) for name in ("AlFe.fs", "Al.eam.alloy", "Fe.eam.fs"))
+    argv = [str(alfe / "Al-Fe_N=4.extxyz"), "--calculator", spec, "--run", str(tmp_path / "run"), "--steps", "32"]
+    assert train_main([*argv, "--settings", str(tmp_path / "settings.json")]) == 0
+    assert relax_main([f"{alfe}/Al-Fe_N=2-3.extxyz@0:3", "--policy", str(tmp_path / "run"), "--calculator", spec, "--perturb", "0.5",
+                       "--compare", "BFGS", "--json", str(tmp_path / "r.json")]) == 0
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert [r["optimizer"] for r in results] == ["RLOptimizer", "BFGS"] * 3 and all(r["converged"] for r in results)

@@ -1,0 +1,47 @@
+"""Train the policies that ship with the package, and measure them on structures they have not seen."""
+import argparse
+import json
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from atomrl_nb.environment import EnvironmentSettings
+from atomrl_nb.expert import ExpertSettings
+from atomrl_nb.optimizer import find_policy, relax, summary
+from atomrl_nb.structures import calculator, load, perturb
+from atomrl_nb.training import Settings, train
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = Settings(structures=("alloys4",), steps=10_000, seed=0, evaluation_starts=32, expert=ExpertSettings(schedule_steps=4000),
+                    environment=EnvironmentSettings(perturb=0.5))
+OPTIMIZERS = ("RLOptimizer", "BFGSLineSearch", "BFGS", "LBFGS", "FIRE")
+
+
+def main(quick: bool):
+    began, settings = time.perf_counter(), replace(SETTINGS, steps=320) if quick else SETTINGS
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(replace(settings, run=f"{folder}/alloys4"))
+        minutes = (time.perf_counter() - began) / 60
+        starts = [perturb(a, 0.5, seed=[11, k]) for k in range(2 if quick else 32) for a in load("alloys4-heldout")]
+        for k, atoms in enumerate(starts): atoms.info["source"] = f"{atoms.symbols} {k}"
+        policy = find_policy(run)
+        results = {fmax: [relax(a, calculator("emt"), name, policy, fmax)[0] for a in starts for name in OPTIMIZERS] for fmax in (0.05, 0.01)}
+        text = "\n\n".join(f"fmax {fmax} eV/Å\n{summary(r)}" for fmax, r in results.items())
+        print(text)
+        if quick: return
+        shutil.copyfile(run / "policy.safetensors", ROOT / "atomrl_nb" / "policies" / "alloys4.safetensors")
+    target = ROOT / "nbs" / "benchmark"
+    target.mkdir(exist_ok=True)
+    (target / "alloys4.txt").write_text(text + "\n", encoding="utf-8")
+    facts = dict(settings=asdict(settings), card=policy[1], minutes=round(minutes, 1), machine=f"{platform.machine()}, 2 cores",
+                 results=[asdict(r) | dict(fmax_target=fmax) for fmax, rs in results.items() for r in rs])
+    (target / "alloys4.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short run that writes nothing, to see that the command works")
+    main(parser.parse_args().quick)

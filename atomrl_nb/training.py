@@ -25,14 +25,14 @@ from .networks import NetworkSettings, save_policy
 from .structures import InputError, calculator, check_structure, known_elements, load
 from .td3 import TD3Agent, TD3Settings
 
-# %% ../nbs/09_training.ipynb #e5872924
+# %% ../nbs/09_training.ipynb #b2037a2f
 @dataclass(frozen=True)
 class Settings:
     "Everything a run is made of."
     structures: tuple = ()  # files or built-in systems
     calculator: str = "emt"  # calculator spec
     run: str = ""  # folder to make
-    steps: int = 4000  # environment steps to reach; only a stopping point, no schedule depends on it
+    steps: int = 8000  # environment steps to reach; only a stopping point, no schedule depends on it
     seed: int = 0
     device: str = "auto"  # auto, cpu or cuda
     n_envs: int = 16  # environments played in lockstep

@@ -57,10 +57,11 @@ def learnt_hessian(
     for s, y in secants: hessian = update_hessian(hessian, s, y)
     return hessian
 
-# %% ../nbs/12_optimizer.ipynb #c69aa7b2
+# %% ../nbs/12_optimizer.ipynb #ca1ae075
 class RLOptimizer(Optimizer):
     "Relax atoms with a trained policy; hand over to BFGS where the policy does not get on."
     defaults = {**Optimizer.defaults, "maxstep": 0.6}
+    PROGRESS = 0.8  # the largest force falls to this share of what it was, or it does not count as progress
 
     def __init__(
         self,
@@ -70,13 +71,14 @@ class RLOptimizer(Optimizer):
         logfile="-",  # as in ASE
         trajectory=None,  # as in ASE
         maxstep: float | None = None,  # no atom moves farther in one step [Å]
-        patience: int = 4,  # evaluations without a new lowest force before the hand-over
+        patience: int = 4,  # evaluations without progress before the hand-over
         **kwargs,
     ):
         if restart is not None: raise InputError("RLOptimizer keeps no restart file: start it anew from the last positions.")
         self.actor, self.card = policy if isinstance(policy, tuple) else find_policy(policy)
         self.maxstep, self.patience = maxstep or self.defaults["maxstep"], patience
-        self.history, self.best, self.fallback, self.handed_over = [], 0, None, ""
+        self.history, self.fallback, self.handed_over = [], None, ""
+        self.best, self.lowest, self.landmark = 0, np.inf, (0, np.inf)
         super().__init__(atoms, None, logfile, trajectory, **kwargs)
 
     def step(self, forces=None):
@@ -91,17 +93,18 @@ class RLOptimizer(Optimizer):
         self.fallback.step()
 
     def remember(self, forces: np.ndarray):
-        "Note positions and forces; `best` is the place of the lowest largest force."
+        "Note positions and forces, where the largest force was lowest, and when it last fell for good."
         self.history.append((self.atoms.positions.copy(), forces))
-        fmax = [np.linalg.norm(f, axis=1).max() for _, f in (self.history[self.best], self.history[-1])]
-        if fmax[1] < fmax[0]: self.best = len(self.history) - 1
+        fmax = np.linalg.norm(forces, axis=1).max()
+        if fmax < self.lowest: self.lowest, self.best = fmax, len(self.history) - 1
+        if fmax < self.PROGRESS * self.landmark[1]: self.landmark = len(self.history) - 1, fmax
 
     def guard(self) -> str:
         "Say why the policy should not go on; empty where it may."
         unknown = set(self.atoms.get_chemical_symbols()) - set(self.card.get("elements", self.atoms.get_chemical_symbols()))
         if unknown: return f"the policy was not trained on {', '.join(sorted(unknown))}"
-        stalled = len(self.history) - 1 - self.best
-        return f"no lower force in {stalled} evaluations" if stalled >= self.patience else ""
+        stalled = len(self.history) - 1 - self.landmark[0]
+        return f"no progress in {stalled} evaluations" if stalled >= self.patience else ""
 
     @torch.no_grad()
     def propose(self, forces: np.ndarray) -> np.ndarray:  # (n_atoms, 3) [Å]

@@ -50,8 +50,9 @@ clean:  ## remove what was generated, but not the virtual environment
 # The stamp is written last, so an interrupted installation is taken up again.
 $(VENV)/installed: settings.ini setup.py constraints.txt
 	@base=$$(command -v python3.11 || command -v python3) \
-	    && $$base -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	    || { echo "atomrl_nb needs Python 3.10 or newer: found '$$base'. Install python3.11, or give PYTHON=FILE." >&2; exit 1; }; \
+	    && $$base -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "atomrl_nb needs Python 3.11 or newer: found '$$base'. Install python3.11, or give PYTHON=FILE." >&2; exit 1; }; \
 	$$base -m venv $(VENV)
+	@echo 'Installing the tested versions into $(VENV): about two minutes.'
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,notebook]'
 	@touch $@

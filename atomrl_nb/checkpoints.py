@@ -21,7 +21,7 @@ from .memory import ReplayMemory
 from .structures import InputError
 from .td3 import TD3Agent
 
-# %% ../nbs/08_checkpoints.ipynb #35e24045
+# %% ../nbs/08_checkpoints.ipynb #5ef0f6ff
 def write_text(
     path: Path,  # file
     text: str,
@@ -31,6 +31,7 @@ def write_text(
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
 
+# %% ../nbs/08_checkpoints.ipynb #20d739fc
 def create_run(
     run: str | Path,  # folder to make
     config: dict,  # settings of the run, plain JSON values
@@ -52,6 +53,7 @@ def _bare(atoms):
     return Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, constraint=atoms.constraints,
                  info={"source": atoms.info.get("source", "")})
 
+# %% ../nbs/08_checkpoints.ipynb #af86e5c6
 def read_run(
     run: str | Path,  # run folder
 ) -> tuple:  # (config, structures)
@@ -60,7 +62,7 @@ def read_run(
     if not (run/"config.json").is_file(): raise InputError(f"{str(run)!r} is no run folder: it holds no config.json.")
     return json.loads((run/"config.json").read_text(encoding="utf-8")), read(run/"structures.traj", ":")
 
-# %% ../nbs/08_checkpoints.ipynb #c180e654
+# %% ../nbs/08_checkpoints.ipynb #7eafb4a1
 def agent_tensors(
     agent: TD3Agent,
 ) -> dict:  # name -> tensor
@@ -73,6 +75,7 @@ def agent_tensors(
             tensors |= {f"{name}.{place}.{k}": v for k, v in moments.items()}
     return tensors
 
+# %% ../nbs/08_checkpoints.ipynb #68c420aa
 def load_agent_tensors(
     agent: TD3Agent,  # with the settings of the saved one; changed in place
     tensors: dict,  # from `agent_tensors`
@@ -90,7 +93,7 @@ def load_agent_tensors(
     agent.generator.set_state(tensors["generator"].cpu())
     agent.updates = int(tensors["updates"])
 
-# %% ../nbs/08_checkpoints.ipynb #4a94a961
+# %% ../nbs/08_checkpoints.ipynb #312c796f
 def save_checkpoint(
     run: Path,  # run folder
     t_total: int,  # environment steps done
@@ -115,6 +118,7 @@ def save_checkpoint(
     for old in sorted(folder.glob("step_*"))[:-keep]: shutil.rmtree(old)
     return folder/name
 
+# %% ../nbs/08_checkpoints.ipynb #8c02a609
 def load_checkpoint(
     run: Path,  # run folder
     agent: TD3Agent,  # with the run's settings; changed in place

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Batch', 'slot_rows', 'ReplayMemory']
 
-# %% ../nbs/06_memory.ipynb #c5849981
+# %% ../nbs/06_memory.ipynb #b244a04d
 from dataclasses import dataclass
 
 import torch
+from fastcore.basics import patch
 
 from .graphs import AtomGraph
 
@@ -64,7 +65,7 @@ def _flatten(batch):
 
 def _pair_counts(graph): return torch.bincount(graph.batch[graph.pair_index[0]], minlength=graph.n_graphs)
 
-# %% ../nbs/06_memory.ipynb #fc5bae08
+# %% ../nbs/06_memory.ipynb #d7c2a267
 class ReplayMemory:
     "Ring of the last `buffer_capacity` transitions in preallocated flat tensors."
 
@@ -84,69 +85,80 @@ class ReplayMemory:
     @property
     def nbytes(self) -> int: return sum(t.nbytes for t in (*self.storage.values(), *self.counts.values()))
 
-    def _reserve(self, flat, counts):
-        "Make room: allocate on first use, widen where a state has more pairs than any before."
-        for rows in ("pairs", "next_pairs"):
-            needed, old = int(counts[rows].max()), self.width[rows]
-            if needed <= old: continue
-            self.width[rows] = needed
-            for name in [n for n in self.storage if _rows_of(n) == rows]:
-                wide = self.storage[name].unflatten(0, (self.buffer_capacity, old))
-                grown = wide.new_zeros(self.buffer_capacity, needed, *wide.shape[2:])
-                grown[:, :old] = wide
-                self.storage[name] = grown.flatten(0, 1)
-        for name, value in flat.items():
-            if name not in self.storage:
-                self.storage[name] = value.new_zeros(self.buffer_capacity * self.width[_rows_of(name)], *value.shape[1:])
+# %% ../nbs/06_memory.ipynb #09ad8cf3
+@patch
+def _reserve(self: ReplayMemory, flat, counts):
+    "Make room: allocate on first use, widen where a state has more pairs than any before."
+    for rows in ("pairs", "next_pairs"):
+        needed, old = int(counts[rows].max()), self.width[rows]
+        if needed <= old: continue
+        self.width[rows] = needed
+        for name in [n for n in self.storage if _rows_of(n) == rows]:
+            wide = self.storage[name].unflatten(0, (self.buffer_capacity, old))
+            grown = wide.new_zeros(self.buffer_capacity, needed, *wide.shape[2:])
+            grown[:, :old] = wide
+            self.storage[name] = grown.flatten(0, 1)
+    for name, value in flat.items():
+        if name not in self.storage:
+            self.storage[name] = value.new_zeros(self.buffer_capacity * self.width[_rows_of(name)], *value.shape[1:])
 
-    def add(self, batch: Batch) -> torch.Tensor:
-        "Write transitions over the oldest ones, and return the slots they went to: (n_graphs,)."
-        n = batch.graph.n_graphs
-        if n > self.buffer_capacity: raise ValueError(f"{n} transitions at once do not fit into a memory of {self.buffer_capacity}.")
-        if int(batch.graph.sizes.max()) > self.width["atoms"]: raise ValueError(f"The memory was made for structures of at most {self.width['atoms']} atoms.")
-        flat, slots = _flatten(batch), (self.position + torch.arange(n)) % self.buffer_capacity
-        counts = dict(graphs=torch.ones(n, dtype=torch.int64), atoms=batch.graph.sizes,
-                      pairs=_pair_counts(batch.graph), next_pairs=_pair_counts(batch.next_graph))
-        self._reserve(flat, counts)
-        for rows in counts: self.counts[rows][slots] = counts[rows]
-        for name, value in flat.items():
-            rows = _rows_of(name)
-            self.storage[name][slot_rows(slots, counts[rows], self.width[rows])] = value
-        self.position, self.size = int((self.position + n) % self.buffer_capacity), min(self.size + n, self.buffer_capacity)
-        return slots
+@patch
+def add(self: ReplayMemory, batch: Batch) -> torch.Tensor:
+    "Write transitions over the oldest ones, and return the slots they went to: (n_graphs,)."
+    n = batch.graph.n_graphs
+    if n > self.buffer_capacity: raise ValueError(f"{n} transitions at once do not fit into a memory of {self.buffer_capacity}.")
+    if int(batch.graph.sizes.max()) > self.width["atoms"]: raise ValueError(f"The memory was made for structures of at most {self.width['atoms']} atoms.")
+    flat, slots = _flatten(batch), (self.position + torch.arange(n)) % self.buffer_capacity
+    counts = dict(graphs=torch.ones(n, dtype=torch.int64), atoms=batch.graph.sizes,
+                  pairs=_pair_counts(batch.graph), next_pairs=_pair_counts(batch.next_graph))
+    self._reserve(flat, counts)
+    for rows in counts: self.counts[rows][slots] = counts[rows]
+    for name, value in flat.items():
+        rows = _rows_of(name)
+        self.storage[name][slot_rows(slots, counts[rows], self.width[rows])] = value
+    self.position, self.size = int((self.position + n) % self.buffer_capacity), min(self.size + n, self.buffer_capacity)
+    return slots
 
-    def get(self, slots: torch.Tensor) -> Batch:
-        "Collate the transitions of some slots."
-        counts = {rows: c[slots] for rows, c in self.counts.items()}
-        index = {rows: slot_rows(slots, counts[rows], self.width[rows]) for rows in counts}
-        flat = {name: value[index[_rows_of(name)]] for name, value in self.storage.items()}
-        batch = torch.arange(len(slots)).repeat_interleave(counts["atoms"])
-        first = counts["atoms"].cumsum(0) - counts["atoms"]
-        def graph(prefix):
-            moving = {name: flat[prefix + name] for name in _MOVING}
-            offset = first.repeat_interleave(counts[prefix + "pairs"])
-            return AtomGraph(**{n: flat[n] for n in _SHARED}, **(moving | {"pair_index": moving["pair_index"].T + offset}), batch=batch)
-        return Batch(graph=graph(""), next_graph=graph("next_"), **{n: flat[n] for n in _ATOM_FIELDS + _GRAPH_FIELDS})
+# %% ../nbs/06_memory.ipynb #8c896b82
+@patch
+def get(self: ReplayMemory, slots: torch.Tensor) -> Batch:
+    "Collate the transitions of some slots."
+    counts = {rows: c[slots] for rows, c in self.counts.items()}
+    index = {rows: slot_rows(slots, counts[rows], self.width[rows]) for rows in counts}
+    flat = {name: value[index[_rows_of(name)]] for name, value in self.storage.items()}
+    batch = torch.arange(len(slots)).repeat_interleave(counts["atoms"])
+    first = counts["atoms"].cumsum(0) - counts["atoms"]
+    def graph(prefix):
+        moving = {name: flat[prefix + name] for name in _MOVING}
+        offset = first.repeat_interleave(counts[prefix + "pairs"])
+        return AtomGraph(**{n: flat[n] for n in _SHARED}, **(moving | {"pair_index": moving["pair_index"].T + offset}), batch=batch)
+    return Batch(graph=graph(""), next_graph=graph("next_"), **{n: flat[n] for n in _ATOM_FIELDS + _GRAPH_FIELDS})
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        "Draw transitions uniformly, with replacement."
-        if not self.size: raise ValueError("The memory is empty.")
-        return self.get(torch.randint(self.size, (batch_size,), generator=generator))
+@patch
+def sample(self: ReplayMemory, batch_size: int, generator: torch.Generator) -> Batch:
+    "Draw transitions uniformly, with replacement."
+    if not self.size: raise ValueError("The memory is empty.")
+    return self.get(torch.randint(self.size, (batch_size,), generator=generator))
 
-    def label(self, slots: torch.Tensor, targets: torch.Tensor):
-        "Write hindsight targets (sum of atoms, 3) [Å] to the transitions of a converged episode."
-        self.storage["target"][slot_rows(slots, self.counts["atoms"][slots], self.width["atoms"])] = targets.to(self.storage["target"])
-        self.storage["has_target"][slots] = 1
+# %% ../nbs/06_memory.ipynb #1e062623
+@patch
+def label(self: ReplayMemory, slots: torch.Tensor, targets: torch.Tensor):
+    "Write hindsight targets (sum of atoms, 3) [Å] to the transitions of a converged episode."
+    self.storage["target"][slot_rows(slots, self.counts["atoms"][slots], self.width["atoms"])] = targets.to(self.storage["target"])
+    self.storage["has_target"][slots] = 1
 
-    def state(self) -> dict:
-        "Name every tensor and number that makes up the memory."
-        return {**{f"storage.{k}": v for k, v in self.storage.items()}, **{f"counts.{k}": v for k, v in self.counts.items()},
-                "ring": torch.tensor([self.position, self.size, *self.width.values()])}
+# %% ../nbs/06_memory.ipynb #93400e20
+@patch
+def state(self: ReplayMemory) -> dict:
+    "Name every tensor and number that makes up the memory."
+    return {**{f"storage.{k}": v for k, v in self.storage.items()}, **{f"counts.{k}": v for k, v in self.counts.items()},
+            "ring": torch.tensor([self.position, self.size, *self.width.values()])}
 
-    def load_state(self, state: dict):
-        "Take over what `state` of a memory of the same capacity returned."
-        if len(state["counts.graphs"]) != self.buffer_capacity: raise ValueError("The saved memory has another capacity.")
-        self.storage = {k.removeprefix("storage."): v for k, v in state.items() if k.startswith("storage.")}
-        self.counts = {k.removeprefix("counts."): v for k, v in state.items() if k.startswith("counts.")}
-        self.position, self.size, *widths = state["ring"].tolist()
-        self.width = dict(zip(self.width, widths))
+@patch
+def load_state(self: ReplayMemory, state: dict):
+    "Take over what `state` of a memory of the same capacity returned."
+    if len(state["counts.graphs"]) != self.buffer_capacity: raise ValueError("The saved memory has another capacity.")
+    self.storage = {k.removeprefix("storage."): v for k, v in state.items() if k.startswith("storage.")}
+    self.counts = {k.removeprefix("counts."): v for k, v in state.items() if k.startswith("counts.")}
+    self.position, self.size, *widths = state["ring"].tolist()
+    self.width = dict(zip(self.width, widths))

@@ -64,7 +64,7 @@ class GraphSpace(gymnasium.Space):
         "Tell whether `x` is an observation."
         return isinstance(x, AtomGraph) and x.forces is not None
 
-# %% ../nbs/04_environment.ipynb #8ffd721c
+# %% ../nbs/04_environment.ipynb #df82d140
 class Environment(gymnasium.Env):
     """Move the atoms of a displaced structure until its forces vanish.
 
@@ -86,7 +86,7 @@ class Environment(gymnasium.Env):
         if not structures: raise InputError("An environment needs at least one structure.")
         self.structures, self.calculator, self.settings, self.cutoff = structures, calculator, settings, cutoff
         self.r0 = settings.r0 or smallest_distance(structures)
-        self.rng = np.random.default_rng(seed)
+        self.np_random = np.random.default_rng(seed)
         self.force_evaluations, self.atoms, self.steps, self.index = 0, None, 0, 0
 
     @property
@@ -99,7 +99,7 @@ class Environment(gymnasium.Env):
         "Largest force norm of the present positions [eV/Å]."
         return float(np.linalg.norm(self.forces, axis=1).max())
 
-# %% ../nbs/04_environment.ipynb #cabca4dc
+# %% ../nbs/04_environment.ipynb #95b2f3b2
 @patch
 def evaluate(self: Environment):
     "Compute energy and forces of the present positions, and count the evaluation."
@@ -119,23 +119,23 @@ def observe(self: Environment) -> AtomGraph:
 
 @patch
 def info(self: Environment, **more) -> dict:
-    "Describe the present state beside the observation."
-    return dict(fmax=self.fmax, energy=self.energy, force_evaluations=self.force_evaluations, source=self.atoms.info.get("source"), **more)
+    "Describe the present state beside the observation; `force_evaluations` are those of the episode."
+    return dict(fmax=self.fmax, energy=self.energy, force_evaluations=self.steps + 1, source=self.atoms.info.get("source"), **more)
 
-# %% ../nbs/04_environment.ipynb #21775b21
+# %% ../nbs/04_environment.ipynb #8f0dfe8b
 @patch
 def draw(self: Environment) -> Atoms:
     "Displace one of the structures at random; `index` tells which."
     s = self.settings
     while True:
-        self.index = int(self.rng.integers(len(self.structures)))
-        start = perturb(self.structures[self.index], s.perturb, self.rng, s.perturb_kind)
+        self.index = int(self.np_random.integers(len(self.structures)))
+        start = perturb(self.structures[self.index], s.perturb, self.np_random, s.perturb_kind)
         if closest_pair(start)[0] > TOO_CLOSE: return start
 
 @patch
 def reset(self: Environment, *, seed: int | None = None, options: dict | None = None) -> tuple:
     "Start an episode; `options` may hold `atoms`, a start to take as it is."
-    if seed is not None: self.rng = np.random.default_rng(seed)
+    gymnasium.Env.reset(self, seed=seed)
     given, self.steps = (options or {}).get("atoms"), 0
     for _ in range(100):
         self.atoms = given.copy() if given is not None else self.draw()

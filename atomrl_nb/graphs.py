@@ -28,7 +28,7 @@ def neighbours(
         points=np.asarray(positions, dtype=float), box=np.asarray(cell, dtype=float), periodic=np.asarray(pbc).tolist(), quantities="ijD")
     return np.stack([src, dst]).astype(np.int64), vec
 
-# %% ../nbs/01_graphs.ipynb #181f0fa4
+# %% ../nbs/01_graphs.ipynb #9fe10d6a
 _ATOM, _GRAPH, _EDGE, _PAIR = "atom", "graph", "edge", "pair"
 FIELD_ROWS = dict(  # what one row of a field stands for
     positions=_ATOM, numbers=_ATOM, cell=_GRAPH, pbc=_GRAPH, batch=_ATOM, forces=_ATOM, energy=_GRAPH, fixed=_ATOM,
@@ -65,6 +65,11 @@ class AtomGraph:
     def tensors(self) -> dict:
         "Map the names of the fields that are set to their tensors."
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    def __eq__(self, other) -> bool:
+        "Tell whether both graphs hold the same fields with the same numbers."
+        a, b = self.tensors(), other.tensors() if isinstance(other, AtomGraph) else {}
+        return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
     def to(self, device=None, dtype=None) -> "AtomGraph":
         "Move to a device, and floating-point fields to a dtype."

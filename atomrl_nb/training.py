@@ -238,7 +238,7 @@ def round(self: Trainer) -> tuple:
     if self.t_total > self.settings.learning_starts: self.learn()
     return [row | self.log for row in rows], finished
 
-# %% ../nbs/09_training.ipynb #c9041b71
+# %% ../nbs/09_training.ipynb #d87cdb07
 def loop_state(
     trainer: Trainer,
 ) -> tuple:  # (tensors, plain JSON values)
@@ -249,7 +249,7 @@ def loop_state(
         tensors |= {f"{k}.{name}": torch.tensor(a, dtype=torch.float64) for name, a in arrays.items()}
         episodes.append(dict(number=e.number, fmax_start=e.fmax_start, energy_start=e.energy_start, slots=e.slots, total_reward=e.total_reward,
                              expert_steps=e.expert_steps, index=env.index, steps=env.steps, energy=env.energy,
-                             force_evaluations=env.force_evaluations, rng=env.rng.bit_generator.state))
+                             force_evaluations=env.force_evaluations, rng=env.np_random.bit_generator.state))
     return tensors, dict(episode_count=trainer.episode_count, owed_updates=trainer.owed_updates, log=trainer.log,
                          rng=trainer.rng.bit_generator.state, episodes=episodes)
 
@@ -265,14 +265,14 @@ def load_loop_state(
     for k, (env, saved) in enumerate(zip(trainer.environments, state["episodes"])):
         array = lambda name: tensors[f"{k}.{name}"].numpy().copy()
         env.index, env.steps, env.energy, env.force_evaluations = (saved[n] for n in ("index", "steps", "energy", "force_evaluations"))
-        env.rng.bit_generator.state = saved["rng"]
+        env.np_random.bit_generator.state = saved["rng"]
         env.atoms, env.forces = trainer.structures[env.index].copy(), array("forces")
         env.atoms.positions = array("positions")
         trainer.episodes[k] = Episode(saved["number"], array("hessian"), saved["fmax_start"], saved["energy_start"],
                                       [tuple(x) for x in saved["slots"]], list(array("visited")), saved["total_reward"], saved["expert_steps"])
     trainer.graph = trainer.observe(trainer.environments)
 
-# %% ../nbs/09_training.ipynb #b9a817c3
+# %% ../nbs/09_training.ipynb #f75cbab7
 EVALUATIONS = ["t_total", "start", "steps", "fmax", "terminated"]
 
 @torch.no_grad()
@@ -285,7 +285,7 @@ def evaluate(
     environments = [Environment(trainer.structures, calc, template.settings, s.network.cutoff) for _ in range(s.evaluation_starts)]
     results = []
     for k, env in enumerate(environments):
-        env.rng = rng
+        env.np_random = rng
         env.reset()
         results.append(dict(t_total=trainer.t_total, start=k, steps=0, fmax=env.fmax, terminated=0))
     active, frames = dict(enumerate(environments)), [environments[0].atoms.copy()]

@@ -78,3 +78,17 @@ def test_molecules_and_mixed_batches():
     single, actor = [AtomGraph.from_atoms(a) for a in (atoms, crystal)], Actor()
     both = actor(AtomGraph.collate(single))
     torch.testing.assert_close(both, torch.cat([actor(g) for g in single]), rtol=1e-4, atol=1e-6)
+
+
+def test_environment_is_a_gymnasium_environment():
+    """Gymnasium's own checker, and one of its wrappers around ours."""
+    from gymnasium.utils.env_checker import check_env
+    from gymnasium.wrappers import TimeLimit
+
+    from atomrl_nb.environment import Environment
+
+    env = Environment(load("cuau4"), calculator("emt"), seed=0)
+    with pytest.warns(UserWarning, match="infinity"): check_env(env, skip_render_check=True)
+    limited = TimeLimit(env, 2)
+    limited.reset(seed=1)
+    assert [limited.step(np.zeros((4, 3)))[2:4] for _ in range(2)] == [(False, False), (False, True)]

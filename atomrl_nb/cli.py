@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 'relax_parser', 'relax_main']
 
-# %% ../nbs/14_cli.ipynb #04a1489c
-import argparse, json, os, sys, tomllib
+# %% ../nbs/14_cli.ipynb #eb4f3e28
+import argparse, json, math, os, sys, tomllib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ase.io import Trajectory, write
-from ase.io.formats import filetype, ioformats
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
-from .checkpoints import write_text
-from .diagnostics import diagnose, save_results
+from .checkpoints import read_run, write_text
+from .diagnostics import diagnose, read_table, save_results
 from .optimizer import CLASSICAL, find_policy, relax, shipped_policies, summary
 from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, known_elements,
                                   load, perturb)
-from .training import Settings, check_settings, settings_from, train
+from .training import Settings, check_settings, resume, settings_from, train
 
 # %% ../nbs/14_cli.ipynb #770907fd
 def _run(name, main, argv):
@@ -33,26 +33,27 @@ def _run(name, main, argv):
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
 
-# %% ../nbs/14_cli.ipynb #ac0f7304
+# %% ../nbs/14_cli.ipynb #997485dd
 def _epilog():
     systems = "\n".join(f"  {name:16} {s.description} ({s.calculator})" for name, s in NAMED_SYSTEMS.items())
     return f"built-in systems:\n{systems}\n\ncalculators:\n  " + "\n  ".join(CALCULATORS) + "\n"
 
 def _parser(name, description):
     parser = argparse.ArgumentParser(name, description=description, epilog=_epilog(), formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("structures", nargs="+", metavar="STRUCTURES", help="files that ASE reads (FILE@0:10 takes a part), or built-in systems")
+    parser.add_argument("structures", nargs="*", metavar="STRUCTURES", help="files that ASE reads (FILE@0:10 takes a part), or built-in systems")
     parser.add_argument("--calculator", metavar="SPEC", help="gives energy [eV] and forces [eV/Å]; default: that of the built-in system, else emt")
     return parser
 
 def train_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-train`."
     d, parser = Settings(), _parser("atomrl-train", "Train an agent that relaxes the given structures, and write a run folder.")
-    parser.add_argument("--run", metavar="DIR", required=True, help="run folder to make; a run is never overwritten")
-    parser.add_argument("--steps", metavar="N", type=int, help=f"environment steps, each one force evaluation (default {d.steps})")
+    parser.add_argument("--run", metavar="DIR", help="run folder to make; a run is never overwritten")
+    parser.add_argument("--resume", metavar="DIR", help="run folder to go on with, from its newest checkpoint; takes no other option but --steps")
+    parser.add_argument("--steps", metavar="N", type=int, help=f"environment steps to reach, each one force evaluation, in whole rounds of {d.n_envs} (default {d.steps})")
     parser.add_argument("--seed", metavar="S", type=int, help=f"seed of every random stream (default {d.seed})")
     parser.add_argument("--perturb", metavar="Å", type=float, help=f"starts are displaced by up to this, symmetric and uniform [Å] (default {d.environment.perturb})")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help=f"where the networks are computed (default {d.device})")
-    parser.add_argument("--settings", metavar="FILE", help="settings as TOML or JSON, named as in config.json of a run folder")
+    parser.add_argument("--settings", metavar="FILE", help="settings as TOML or JSON, named as in config.json of a run folder, e.g. updates_per_step = 1.0 [1/step], or in a table [environment] fmax = 0.05 [eV/Å]")
     return parser
 
 def read_settings(
@@ -76,18 +77,40 @@ def default_calculator(
     if len(specs) > 1: raise InputError(f"The built-in systems are meant for different calculators ({', '.join(sorted(specs))}): name one with --calculator.")
     return specs.pop()
 
-# %% ../nbs/14_cli.ipynb #f302263c
-def _train(argv):
-    args = train_parser().parse_args(argv)
+# %% ../nbs/14_cli.ipynb #e9ef6951
+def _settings(args):
+    "Put together the settings of a new run: the file's, then the options'."
+    if not args.run: raise InputError("A new run needs a folder: give --run DIR.")
     settings = settings_from(read_settings(args.settings))
     given = {k: v for k, v in dict(steps=args.steps, seed=args.seed, device=args.device).items() if v is not None}
     if args.perturb is not None: given["environment"] = replace(settings.environment, perturb=args.perturb)
     spec = args.calculator or (settings.calculator if args.settings else default_calculator(args.structures))
-    run = train(check_settings(replace(settings, **given, structures=tuple(args.structures), calculator=spec, run=args.run)))
-    picture, findings = save_results(run), diagnose(run)
-    print(f"{run}: policy.safetensors, {picture.relative_to(run)}, {len(findings)} findings")
+    return check_settings(replace(settings, **given, structures=tuple(args.structures), calculator=spec, run=args.run))
+
+def _resume(args):
+    "Go on with a run, if it is not there already."
+    if args.run or args.structures or args.settings or args.calculator: raise InputError("--resume takes everything from the run folder: give no other option but --steps.")
+    done, config = int(read_table(args.resume).t_total.max() or 0), read_run(args.resume)[0]
+    if done >= (args.steps or config["steps"]): print(f"{args.resume} has already reached t_total {done}: give a larger --steps to go on.")
+    return resume(args.resume, args.steps)
+
+def _outcome(run):
+    "Say how far a run came and how good its best evaluation was."
+    metrics, tests = read_table(run), read_table(run, "evaluations")
+    said = f"{run}: {len(metrics)} steps"
+    if not len(tests): return f"{said}, never evaluated"
+    best = tests.groupby("t_total").agg(steps=("steps", "mean"), relaxed=("terminated", "sum"), starts=("start", "size")).sort_values("steps", kind="stable").iloc[0]
+    return f"{said}; policy.safetensors is of t_total {best.name}, when it relaxed {best.relaxed:.0f} of {best.starts:.0f} test starts, {best.steps:.1f} steps on average"
+
+def _train(argv):
+    args = train_parser().parse_args(argv)
+    run = _resume(args) if args.resume else train(_settings(args))
+    picture, findings, wanted = save_results(run), diagnose(run), args.steps or read_run(run)[0]["steps"]
+    print(f"{_outcome(run)}; learning curves in {picture}")
     for finding in findings: print(f"  {finding}")
-    return 0
+    if len(read_table(run)) >= wanted: return 0
+    print(f"Stopped before {wanted} steps: atomrl-train --resume {run} goes on from here.", file=sys.stderr)
+    return 130
 
 def train_main(
     argv: list | None = None,  # arguments; None: those of the command line
@@ -95,7 +118,11 @@ def train_main(
     "Run `atomrl-train`."
     return _run("atomrl-train", _train, argv)
 
-# %% ../nbs/14_cli.ipynb #21111f44
+# %% ../nbs/14_cli.ipynb #cf8f11fd
+def _names(text):
+    "Split `a, b,a` into the names, each once."
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
 def relax_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-relax`."
     parser = _parser("atomrl-relax", "Relax structures with a trained policy. Exit code 0: all converged, 1: some did not, 2: bad input.")
@@ -105,8 +132,8 @@ def relax_parser() -> argparse.ArgumentParser:
     parser.add_argument("--perturb", metavar="Å", type=float, default=0.0, help="displace the structures first, symmetric and uniform, by up to this [Å] (default 0)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the displacements (default 0)")
     parser.add_argument("--out", metavar="FILE", help="write the relaxed structures, in the format of the file's ending")
-    parser.add_argument("--trajectory", metavar="FILE", help="write all frames with energy and forces, as an ASE trajectory (.traj)")
-    parser.add_argument("--compare", metavar="NAMES", default="", help=f"classical optimizers to run from the same starts: {','.join(CLASSICAL)}")
+    parser.add_argument("--trajectory", metavar="FILE", help="write all frames of the policy's relaxations with energy and forces, one structure after the other (info['source'] tells which), as an ASE trajectory (.traj)")
+    parser.add_argument("--compare", metavar="NAMES", type=_names, default=[], help=f"classical optimizers to run from the same starts: {','.join(CLASSICAL)}")
     parser.add_argument("--json", metavar="FILE", help="write the results as a list of JSON objects")
     return parser
 
@@ -118,21 +145,23 @@ def _check_output(path):
 
 def _check_relax(args):
     "Hold the options of `atomrl-relax` against what makes sense."
-    if not args.fmax > 0: raise InputError(f"--fmax must be positive, not {args.fmax}.")
-    if args.steps < 0 or args.perturb < 0: raise InputError("--steps and --perturb must not be negative.")
-    unknown = [name for name in args.compare.split(",") if name and name not in CLASSICAL]
+    if not 0 < args.fmax < math.inf: raise InputError(f"--fmax must be positive, not {args.fmax}.")
+    if min(args.steps, args.perturb, args.seed) < 0: raise InputError("--steps, --perturb and --seed must not be negative.")
+    unknown = [name for name in args.compare if name not in CLASSICAL]
     if unknown: raise InputError(f"Unknown optimizer {unknown[0]!r} in --compare; known: {', '.join(CLASSICAL)}.")
     for path in (args.out, args.trajectory, args.json): _check_output(path)
+    if args.trajectory and not args.trajectory.endswith(".traj"): raise InputError(f"A trajectory ends in .traj, {args.trajectory!r} does not.")
 
 def _out_format(path, n_structures):
     "Tell in which format to write `path`, which ASE must know for so many structures."
     if path is None: return None
-    form = ioformats.get(filetype(path, read=False))
+    try: form = ioformats.get(filetype(path, read=False))
+    except UnknownFileTypeError: form = None
     if form is None or not form.can_write: raise InputError(f"The ending of {path!r} names no format that ASE writes.")
     if form.single and n_structures > 1: raise InputError(f"A file like {path!r} holds one structure, but there are {n_structures}: take .extxyz or .traj.")
     return form.name
 
-# %% ../nbs/14_cli.ipynb #77b75e8c
+# %% ../nbs/14_cli.ipynb #e771e8c4
 def _relax(argv):
     args = relax_parser().parse_args(argv)
     _check_relax(args)
@@ -149,7 +178,7 @@ def _relax(argv):
             result, done, reason = relax(atoms, calculator(spec), "RLOptimizer", policy, args.fmax, args.steps, trajectory)
             results.append(result), relaxed.append(done)
             if reason: handed_over.append(f"{result.structure}: {reason}")
-            results += [relax(atoms, calculator(spec), name, None, args.fmax, args.steps)[0] for name in args.compare.split(",") if name]
+            results += [relax(atoms, calculator(spec), name, None, args.fmax, args.steps)[0] for name in args.compare]
     if args.trajectory: os.replace(beside, args.trajectory)
     if args.out:
         write(f"{args.out}.part", relaxed, format=out_format)

@@ -38,7 +38,7 @@ def discounted_returns(
             returns[index] = total = reward + gamma * total
     return returns
 
-# %% ../nbs/10_diagnostics.ipynb #409f5c30
+# %% ../nbs/10_diagnostics.ipynb #1bd8cfff
 @dataclass(frozen=True)
 class Finding:
     "Something that is wrong with a run."
@@ -66,15 +66,26 @@ def _hides(last, fmax, bias):
         return Finding("hides by not moving", f"Action Scale times output scale is {scale:.3f}, while the median largest force is {last.fmax.median():.2f} eV/Å",
                        "Standing still costs less than trying.", "Lower td3.deviation_weight and environment.correction_weight.")
 
+def _never_learnt(last, fmax, bias):
+    if last.updates.max() == 0:
+        return Finding("never learnt", f"no update was made in {int(last.t_total.max())} steps", "The policy is the untrained one.",
+                       "Raise steps above learning_starts.")
+
+def _does_not_relax(last, fmax, bias):
+    if last.evaluated.notna().any() and last.evaluated.iloc[-1] < 0.5:
+        return Finding("does not relax", f"the last evaluation relaxed {last.evaluated.iloc[-1]:.0%} of its starts", "The policy is not yet good for anything.",
+                       "Train longer (steps), begin closer (environment.perturb), or let the expert stay longer (expert.schedule_steps).")
+
 def diagnose(
     run: str | Path,  # run folder
 ) -> list:  # `Finding`s, none for a healthy run
     "Look for the illnesses that the tuning guide names in the last quarter of a run."
     config, metrics = read_run(run)[0], read_table(run)
     metrics["returns"] = discounted_returns(metrics, config["td3"]["gamma"])
+    metrics["evaluated"] = metrics.t_total.map(read_table(run, "evaluations").groupby("t_total").terminated.mean()).ffill()
     last = metrics[metrics.t_total > 0.75 * metrics.t_total.max()]
     bias = last.q.mean() - last.returns.mean()
-    return [f for rule in (_hits_wall, _overestimates, _hides) if (f := rule(last, config["environment"]["fmax"], bias))]
+    return [f for rule in (_never_learnt, _does_not_relax, _hits_wall, _overestimates, _hides) if (f := rule(last, config["environment"]["fmax"], bias))]
 
 # %% ../nbs/10_diagnostics.ipynb #6c0a7d2f
 def _smooth(values, window):

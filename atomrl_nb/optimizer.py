@@ -6,7 +6,7 @@
 __all__ = ['SHORT', 'CLASSICAL', 'shipped_policies', 'find_policy', 'learnt_hessian', 'Progress', 'propose', 'RLOptimizer',
            'Relaxation', 'relax', 'summary']
 
-# %% ../nbs/12_optimizer.ipynb #78e8d367
+# %% ../nbs/12_optimizer.ipynb #41fd4c9c
 import sys, time
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.constraints import FixAtoms
 from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
@@ -24,7 +25,7 @@ from .constraints import correct_action
 from .expert import initial_hessian, update_hessian
 from .graphs import AtomGraph
 from .networks import Actor, load_policy
-from .structures import CountedCalculator, InputError
+from .structures import CountedCalculator, InputError, check_structure
 
 # %% ../nbs/12_optimizer.ipynb #5edb118c
 def shipped_policies() -> dict:  # name -> file
@@ -86,7 +87,7 @@ def propose(
     graph.forces = torch.as_tensor(forces, dtype=graph.positions.dtype)
     return correct_action(graph, actor(graph), r0).displacement.double().numpy()
 
-# %% ../nbs/12_optimizer.ipynb #4fe60a92
+# %% ../nbs/12_optimizer.ipynb #0eda86ad
 class RLOptimizer(Optimizer):
     "Relax atoms with a trained policy; hand over to BFGS where the policy does not get on."
     defaults = {**Optimizer.defaults, "maxstep": 0.6}
@@ -103,6 +104,8 @@ class RLOptimizer(Optimizer):
         **kwargs,
     ):
         if restart is not None: raise InputError("RLOptimizer keeps no restart file: start it anew from the last positions.")
+        if not isinstance(atoms, Atoms): raise InputError(f"RLOptimizer relaxes atoms in a fixed cell, not a {type(atoms).__name__}: take a classical optimizer for cells.")
+        check_structure(atoms, atoms.info.get("source", str(atoms.symbols)))
         self.actor, self.card = policy if isinstance(policy, tuple) else find_policy(policy)
         self.maxstep, self.progress = maxstep or self.defaults["maxstep"], Progress(patience)
         self.history, self.fallback, self.handed_over = [], None, ""
@@ -124,6 +127,8 @@ class RLOptimizer(Optimizer):
         if not np.isfinite(forces).all(): raise FloatingPointError("The calculator returned forces that are not finite.")
         self.history.append((self.atoms.positions.copy(), forces))
         stalled = self.progress.note(len(self.history) - 1, np.linalg.norm(forces, axis=1).max())
+        others = sorted({type(c).__name__ for c in self.atoms.constraints if not isinstance(c, FixAtoms)})
+        if others: return f"the policy does not know the constraint {', '.join(others)}"
         unknown = set(self.atoms.get_chemical_symbols()) - set(self.card.get("elements", self.atoms.get_chemical_symbols()))
         if unknown: return f"the policy was not trained on {', '.join(sorted(unknown))}"
         return f"no progress in {self.progress.patience} evaluations" if stalled else ""

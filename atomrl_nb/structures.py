@@ -92,7 +92,7 @@ def fcc_alloy(
     atoms.set_cell(a * np.asarray(atoms.cell), scale_atoms=True)
     return atoms
 
-# %% ../nbs/00_structures.ipynb #3014d8a6
+# %% ../nbs/00_structures.ipynb #f45c6fa6
 @dataclass(frozen=True)
 class NamedSystem:
     "A built-in system: what it is, its default calculator spec, and how to build it."
@@ -112,6 +112,7 @@ def _slab():
     atoms = fcc111("Cu", size=(2, 2, 4), vacuum=8.0)
     atoms.pbc = [True, True, False]
     atoms.set_constraint(FixAtoms(mask=atoms.get_tags() > 2))
+    atoms.info.clear()
     return [atoms]
 
 def _cluster(atoms):
@@ -133,14 +134,17 @@ NAMED_SYSTEMS = {
     "lj38": NamedSystem("38-atom Lennard-Jones octahedron, sigma = 1", "lj", lambda: _cluster(Octahedron("Ar", 4, 1, latticeconstant=1.0))),
 }
 
-# %% ../nbs/00_structures.ipynb #5bfc62a0
+# %% ../nbs/00_structures.ipynb #39c26e75
 def _read(source):
     "Read all structures of one file or named system as (name, atoms) pairs."
     if source in NAMED_SYSTEMS: return [(f"{source}:{k}", a) for k, a in enumerate(NAMED_SYSTEMS[source].build())]
-    path, at, index = source.rpartition("@") if "@" in source and not Path(source).exists() else (source, "", ":")
+    path, _, index = source.rpartition("@") if "@" in source and not Path(source).exists() else (source, "", ":")
     if not Path(path).is_file():
         raise InputError(f"There is no file {path!r} and no built-in system of that name; built-in: {', '.join(NAMED_SYSTEMS)}.")
     try: found = read(path, index=index)
+    except (StopIteration, IndexError) as error:
+        if index != ":": raise InputError(f"{path!r} has no structure {index}: count from 0, or write a range like 0:10.") from error
+        raise InputError(f"{path!r} holds no structures.") from error
     except Exception as error: raise InputError(f"{path!r} cannot be read as atoms ({type(error).__name__}: {error}).") from error
     found = found if isinstance(found, list) else [found]
     if not found: raise InputError(f"{source!r} holds no structures.")
@@ -318,7 +322,7 @@ class CountedCalculator(Calculator):
         self.results = {"energy": energy, "free_energy": free, "forces": np.array(forces)}
         if "stress" in properties: self.results["stress"] = self.inner.get_stress(atoms)
 
-# %% ../nbs/00_structures.ipynb #fb614d38
+# %% ../nbs/00_structures.ipynb #f8affa28
 PERTURBATIONS = ("uniform", "normal", "positive")
 
 def perturb(
@@ -328,8 +332,9 @@ def perturb(
     kind: str = "uniform",  # one of `PERTURBATIONS`
 ) -> Atoms:  # displaced copy, fixed atoms in place, without calculator
     "Make a seeded start: displace every free atom at random."
-    rng, shape = np.random.default_rng(seed), (len(atoms), 3)
+    if not np.isfinite(amplitude) or amplitude < 0: raise InputError(f"A perturbation is a length in Å, not {amplitude}.")
     if kind not in PERTURBATIONS: raise InputError(f"Unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}.")
+    rng, shape = np.random.default_rng(seed), (len(atoms), 3)
     draw = {"uniform": lambda: rng.uniform(-amplitude, amplitude, shape),
             "normal": lambda: rng.normal(0, amplitude, shape),
             "positive": lambda: rng.uniform(0, amplitude, shape)}[kind]
@@ -346,6 +351,6 @@ def fixed_mask(
     "Tell which atoms must not move."
     mask = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms): raise InputError(f"Only FixAtoms is supported, not {type(constraint).__name__}.")
+        if not isinstance(constraint, FixAtoms): raise InputError(f"{atoms.info.get('source', atoms.symbols)} has the constraint {type(constraint).__name__}, and only FixAtoms is supported.")
         mask[constraint.index] = True
     return mask

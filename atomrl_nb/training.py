@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'EPISODES', 'EVALUATIONS', 'Settings', 'settings_from', 'check_settings', 'Trainer', 'Episode', 'to_device',
-           'loop_state', 'load_loop_state', 'evaluate', 'prepare', 'train', 'resume', 'card_of']
+           'loop_state', 'load_loop_state', 'evaluate', 'prepare', 'train', 'resume', 'stop_on_request', 'card_of']
 
-# %% ../nbs/09_training.ipynb #75372e0f
-import difflib, time
+# %% ../nbs/09_training.ipynb #08214473
+import difflib, math, signal, threading, time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
@@ -23,17 +24,17 @@ from .expert import ExpertSettings, fake_step, hindsight, imitation_at, initial_
 from .graphs import AtomGraph, with_pairs
 from .memory import Batch, ReplayMemory
 from .networks import NetworkSettings, save_policy
-from .structures import InputError, calculator, check_structure, known_elements, load
+from .structures import InputError, calculator, check_structure, fixed_mask, known_elements, load
 from .td3 import TD3Agent, TD3Settings
 
-# %% ../nbs/09_training.ipynb #b2037a2f
+# %% ../nbs/09_training.ipynb #00063f6b
 @dataclass(frozen=True)
 class Settings:
     "Everything a run is made of."
     structures: tuple = ()  # files or built-in systems
     calculator: str = "emt"  # calculator spec
     run: str = ""  # folder to make
-    steps: int = 8000  # environment steps to reach; only a stopping point, no schedule depends on it
+    steps: int = 8000  # environment steps to reach, in whole rounds of `n_envs`; only a stopping point, no schedule depends on it
     seed: int = 0
     device: str = "auto"  # auto, cpu or cuda
     n_envs: int = 16  # environments played in lockstep
@@ -77,7 +78,7 @@ def _checked(name, value, expected):
     if not fits: raise InputError(f"Setting {name!r} is {value!r}, but {type(expected).__name__} is expected, like {expected!r}.")
     return type(expected)(value) if isinstance(expected, (int, float)) else value
 
-# %% ../nbs/09_training.ipynb #a24f540a
+# %% ../nbs/09_training.ipynb #035b68e1
 def check_settings(
     settings: Settings,
 ) -> Settings:
@@ -87,8 +88,9 @@ def check_settings(
                     checkpoint_interval=s.checkpoint_interval, evaluation_starts=s.evaluation_starts, fmax=s.environment.fmax,
                     max_steps=s.environment.max_steps, cutoff=s.network.cutoff, schedule_steps=s.expert.schedule_steps)
     for name, value in positive.items():
-        if not value > 0: raise InputError(f"Setting {name!r} must be positive, not {value}.")
-    if s.environment.perturb < 0: raise InputError(f"The perturbation must not be negative, not {s.environment.perturb} Å.")
+        if not 0 < value < math.inf: raise InputError(f"Setting {name!r} must be positive, not {value}.")
+    if not 0 <= s.environment.perturb < math.inf: raise InputError(f"The perturbation must not be negative, but {s.environment.perturb} Å was given.")
+    if s.seed < 0: raise InputError(f"A seed must not be negative, but {s.seed} was given.")
     if s.buffer_capacity < s.n_envs: raise InputError(f"buffer_capacity ({s.buffer_capacity}) must hold at least one step of all {s.n_envs} environments.")
     if s.device not in ("auto", "cpu", "cuda"): raise InputError(f"Unknown device {s.device!r}; known: auto, cpu, cuda.")
     if s.device == "cuda" and not torch.cuda.is_available(): raise InputError("Device 'cuda' was asked for, but torch finds no CUDA device.")
@@ -301,7 +303,7 @@ def evaluate(
                 del active[k]
     return results, frames
 
-# %% ../nbs/09_training.ipynb #dc7a4e97
+# %% ../nbs/09_training.ipynb #b7347d96
 def prepare(
     settings: Settings,
 ) -> tuple:  # (settings, structures), checked
@@ -309,7 +311,7 @@ def prepare(
     check_settings(settings)
     if not settings.run: raise InputError("A run needs a folder: set `run`.")
     structures, known = load(*settings.structures), known_elements(settings.calculator)
-    for atoms in structures: check_structure(atoms, atoms.info["source"], known)
+    for atoms in structures: fixed_mask(check_structure(atoms, atoms.info["source"], known))
     calculator(settings.calculator)
     return settings, structures
 
@@ -336,35 +338,55 @@ def resume(
     load_loop_state(trainer, *load_checkpoint(run, trainer.agent, trainer.memory))
     return _go_on(trainer, Path(run), progress)
 
-# %% ../nbs/09_training.ipynb #e291d448
+# %% ../nbs/09_training.ipynb #39f6c328
+@contextmanager
+def stop_on_request():
+    "Turn the first Ctrl-C into a request: yields a list that is empty until then."
+    asked = []
+    def ask(*_):
+        if asked: raise KeyboardInterrupt
+        asked.append(True)
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try: yield asked
+    finally: signal.signal(signal.SIGINT, before)
+
+# %% ../nbs/09_training.ipynb #e40950e3
 def _go_on(trainer, run, progress):
     "Play rounds until the run's steps are reached, writing tables, evaluations and checkpoints as they fall due."
     s, start = trainer.settings, trainer.t_total
     tables = {name: Table(run/f"{name}.csv", columns, start) for name, columns in
               (("metrics", METRICS), ("episodes", EPISODES), ("evaluations", EVALUATIONS))}
     due = lambda interval: interval and (trainer.t_total // interval > (trainer.t_total - s.n_envs) // interval or trainer.t_total >= s.steps)
-    began, bar = time.perf_counter(), tqdm(total=s.steps, initial=start, unit="step", disable=not progress, mininterval=0.5)
+    began, bar = time.perf_counter(), tqdm(total=-(-s.steps // s.n_envs) * s.n_envs, initial=start, unit="step", disable=not progress, mininterval=0.5)
     try:
         if start == 0: _checkpoint(trainer, run, tables)
-        while trainer.t_total < s.steps:
-            rows, finished = trainer.round()
-            for row in rows: tables["metrics"].write(**row, seconds=time.perf_counter() - began)
-            for row in finished: tables["episodes"].write(**row)
-            if due(s.evaluation_interval): _evaluate(trainer, run, tables["evaluations"])
-            if due(s.checkpoint_interval): _checkpoint(trainer, run, tables)
-            bar.update(len(rows))
-            bar.set_postfix(reward=f"{np.mean([r['reward'] for r in rows]):.2f}", fmax=f"{np.mean([r['fmax'] for r in rows]):.3f} eV/Å")
+        with stop_on_request() as asked:
+            while trainer.t_total < s.steps and not asked: _round(trainer, run, tables, due, began, bar)
+        if asked: _checkpoint(trainer, run, tables)
     finally:
         bar.close()
         for table in tables.values(): table.close()
     return run
+
+def _round(trainer, run, tables, due, began, bar):
+    "Play and learn once, and write what falls due."
+    rows, finished = trainer.round()
+    for row in rows: tables["metrics"].write(**row, seconds=time.perf_counter() - began)
+    for row in finished: tables["episodes"].write(**row)
+    if due(trainer.settings.evaluation_interval): _evaluate(trainer, run, tables["evaluations"])
+    if due(trainer.settings.checkpoint_interval): _checkpoint(trainer, run, tables)
+    bar.update(len(rows))
+    bar.set_postfix(reward=f"{np.mean([r['reward'] for r in rows]):.2f}", fmax=f"{np.mean([r['fmax'] for r in rows]):.3f} eV/Å")
 
 def _checkpoint(trainer, run, tables):
     "Write a checkpoint, the tables up to it, and a policy where no evaluation has chosen one yet."
     for table in tables.values(): table.flush()
     tensors, state = loop_state(trainer)
     save_checkpoint(run, trainer.t_total, trainer.agent, trainer.memory, tensors, state)
-    if not trainer.settings.evaluation_interval or not (run/"policy.safetensors").exists(): save_policy(run/"policy.safetensors", trainer.agent.actor, card_of(trainer))
+    if not Table.rows(run/"evaluations.csv"): save_policy(run/"policy.safetensors", trainer.agent.actor, card_of(trainer))
 
 def card_of(
     trainer: Trainer,

@@ -1,7 +1,9 @@
 """The commands as a person uses them, and what they say to bad input."""
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def test_bad_structures_get_a_sentence_and_exit_code_2(files, capsys, name, comm
 
 @pytest.mark.parametrize("options, said", [
     (["--calculator", "vasp"], "known: emt"), (["--calculator", "eam:none.fs"], "no EAM file"), (["--calculator", "lj:size=3"], "options are"),
-    (["--steps", "0"], "must be positive"), (["--perturb", "-1"], "must not be negative"), (["--settings", "none.toml"], "cannot be read"),
+    (["--steps", "0"], "must be positive"), (["--perturb", "-1"], "must not be negative"), (["--perturb", "nan"], "must not be negative"), (["--seed", "-1"], "must not be negative"), (["--settings", "none.toml"], "cannot be read"),
     (["--settings", "wrong.json"], "did you mean 'buffer_capacity'"), (["--device", "cuda"], "no CUDA device")])
 def test_bad_training_options(files, capsys, monkeypatch, options, said):
     monkeypatch.chdir(files)
@@ -59,7 +61,8 @@ def test_bad_training_options(files, capsys, monkeypatch, options, said):
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--policy", "gold"], "alloys4"), (["--fmax", "0"], "must be positive"), (["--fmax", "nan"], "must be positive"), (["--steps", "-1"], "negative"),
+    (["--policy", "gold"], "alloys4"), (["--fmax", "0"], "must be positive"), (["--fmax", "nan"], "must be positive"), (["--fmax", "inf"], "must be positive"), (["--perturb", "nan"], "length in Å"), (["--perturb", "0.1", "--seed", "-1"], "negative"),
+    (["--out", "x"], "no format"), (["--trajectory", "x.xyz"], "ends in .traj"), (["--steps", "-1"], "negative"),
     (["--compare", "BFGS,Newton"], "known: BFGS"), (["--out", "no/where.xyz"], "does not exist"), (["--out", "x.nonsense"], "no format")])
 def test_bad_relaxing_options(files, capsys, monkeypatch, options, said):
     monkeypatch.chdir(files)
@@ -106,3 +109,21 @@ def test_training_on_real_crystals(alfe, tmp_path, capsys):
                        "--compare", "BFGS", "--json", str(tmp_path / "r.json")]) == 0
     results = json.loads((tmp_path / "r.json").read_text())
     assert [r["optimizer"] for r in results] == ["RLOptimizer", "BFGS"] * 3 and all(r["converged"] for r in results)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(files, capsys):
+    run = files / "run"
+    code = "import sys; from atomrl_nb.cli import train_main; sys.exit(train_main())"
+    argv = ["cuau4", "--run", str(run), "--steps", "100000", "--settings", str(files / "settings.json")]
+    process = subprocess.Popen([sys.executable, "-c", code, *argv], stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        time.sleep(0.1)
+        if (run / "episodes.csv").exists() and (run / "episodes.csv").stat().st_size > 2000: break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in said and f"--resume {run}" in said
+    done = int((run / "checkpoints" / "latest").read_text().removeprefix("step_"))
+    assert 0 < done < 100_000
+    assert train_main(["--resume", str(run), "--steps", str(done + 8)]) == 0
+    steps = [int(line.split(",")[0]) for line in (run / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == list(range(1, done + 9))

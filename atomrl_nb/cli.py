@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 'relax_parser', 'relax_main']
 
-# %% ../nbs/14_cli.ipynb #eb4f3e28
+# %% ../nbs/14_cli.ipynb #98697e8a
 import argparse, json, math, os, sys, tomllib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from ase.io import Trajectory, write
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
@@ -21,9 +22,10 @@ from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, che
                                   load, perturb)
 from .training import Settings, check_settings, resume, settings_from, train
 
-# %% ../nbs/14_cli.ipynb #770907fd
+# %% ../nbs/14_cli.ipynb #3f731d48
 def _run(name, main, argv):
     "Run a command: print an error of the input as one sentence, and return the exit code."
+    if "OMP_NUM_THREADS" not in os.environ: torch.set_num_threads(1)
     sys.path.insert(0, os.getcwd())  # so that `--calculator my_module:make` finds a file beside the data
     try: return main(argv)
     except (InputError, FloatingPointError) as error:

@@ -8,7 +8,7 @@ from ase.io import write
 from atomrl_nb.cli import relax_main, train_main
 from atomrl_nb.structures import load, perturb
 
-STEPS, PERTURB, STARTS = 2000, 0.5, 8  # environment steps; amplitude [Å]; starts for each held-out structure
+STEPS, PERTURB, STARTS = 1600, 0.5, 8  # environment steps; amplitude [Å]; starts for each held-out structure
 
 
 def new_folder(parent: Path) -> Path:

@@ -6,7 +6,7 @@
 __all__ = ['SHORT', 'CLASSICAL', 'shipped_policies', 'find_policy', 'learnt_hessian', 'Progress', 'propose', 'RLOptimizer',
            'Relaxation', 'relax', 'summary']
 
-# %% ../nbs/12_optimizer.ipynb #41fd4c9c
+# %% ../nbs/12_optimizer.ipynb #b56e8e6a
 import sys, time
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +22,7 @@ from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
 
 from .constraints import correct_action
-from .expert import initial_hessian, update_hessian
+from .expert import fake_step, initial_hessian, update_hessian
 from .graphs import AtomGraph
 from .networks import Actor, load_policy
 from .structures import CountedCalculator, InputError, check_structure
@@ -87,7 +87,7 @@ def propose(
     graph.forces = torch.as_tensor(forces, dtype=graph.positions.dtype)
     return correct_action(graph, actor(graph), r0).displacement.double().numpy()
 
-# %% ../nbs/12_optimizer.ipynb #0eda86ad
+# %% ../nbs/12_optimizer.ipynb #b48e8223
 class RLOptimizer(Optimizer):
     "Relax atoms with a trained policy; hand over to BFGS where the policy does not get on."
     defaults = {**Optimizer.defaults, "maxstep": 0.6}
@@ -113,14 +113,14 @@ class RLOptimizer(Optimizer):
 
     def step(self, forces=None):
         "Move once; the forces of the present positions are taken from the calculator's results."
-        if self.fallback is None:
-            reason = self.guard(np.array(self.atoms.get_forces()))
-            if not reason:
-                move = propose(self.actor, self.atoms, self.history[-1][1], self.card.get("r0", 0.0))
-                longest = max(np.linalg.norm(move, axis=1).max(), 1e-12)
-                return self.atoms.set_positions(self.atoms.positions + move * min(1.0, self.maxstep / longest))
-            self.hand_over(reason)
-        self.fallback.step()
+        if self.handed_over:
+            if self.fallback is None: self.fall_back()
+            return self.fallback.step()
+        reason = self.guard(np.array(self.atoms.get_forces()))
+        if reason: return self.hand_over(reason)
+        move = propose(self.actor, self.atoms, self.history[-1][1], self.card.get("r0", 0.0))
+        longest = max(np.linalg.norm(move, axis=1).max(), 1e-12)
+        self.atoms.set_positions(self.atoms.positions + move * min(1.0, self.maxstep / longest))
 
     def guard(self, forces: np.ndarray) -> str:
         "Note positions and forces, and say why the policy should not go on; empty where it may."
@@ -134,12 +134,17 @@ class RLOptimizer(Optimizer):
         return f"no progress in {self.progress.patience} evaluations" if stalled else ""
 
     def hand_over(self, reason: str):
-        "Go back to the best positions and give BFGS a Hessian learnt on the way."
+        "Go on from the best positions, whose forces are known, by a BFGS step with a Hessian learnt on the way."
         self.handed_over = reason
         if self.logfile is not None: self.logfile.write(f"RLOptimizer: handing over to BFGS, because {reason}\n")
-        self.atoms.set_positions(self.history[self.progress.best][0])
-        self.fallback = BFGS(self.atoms, logfile=None)
-        self.fallback.H0 = learnt_hessian(self.history)
+        positions, forces = self.history[self.progress.best]
+        self.atoms.set_positions(positions + fake_step(learnt_hessian(self.history), forces, min(self.maxstep, BFGS.defaults["maxstep"])))
+
+    def fall_back(self):
+        "Begin ASE's BFGS, with all that is known by now."
+        now = self.atoms.positions.copy(), np.array(self.atoms.get_forces())
+        self.fallback = BFGS(self.atoms, logfile=None, maxstep=min(self.maxstep, BFGS.defaults["maxstep"]))
+        self.fallback.H0 = learnt_hessian([*self.history, self.history[self.progress.best], now])
 
 # %% ../nbs/12_optimizer.ipynb #a541ddc6
 CLASSICAL = {"BFGS": BFGS, "BFGSLineSearch": BFGSLineSearch, "LBFGS": LBFGS, "FIRE": FIRE}

@@ -1,0 +1,121 @@
+"""What the parts promise each other: each test fails when the mechanism it names is taken out."""
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from atomrl_nb.constraints import correction_reward
+from atomrl_nb.environment import Environment, force_norm, log_force_ratio
+from atomrl_nb.expert import fake_step
+from atomrl_nb.graphs import AtomGraph
+from atomrl_nb.networks import Actor, rms_force
+from atomrl_nb.optimizer import RLOptimizer, learnt_hessian
+from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
+
+
+class WrongWay(Actor):
+    """An actor that climbs."""
+
+    def forward(self, graph):
+        return -super().forward(graph)
+
+
+def sampled(trainer):
+    return trainer.memory.sample(16, torch.Generator().manual_seed(0))
+
+
+def test_hindsight_labels_point_to_the_end_and_leave_reused_slots_alone(trainer):
+    slots = trainer.episodes[0].slots
+    assert len(slots) >= 2
+    end = trainer.environments[0].atoms.positions
+    (kept, t), (reused, _) = slots[-1], slots[-2]
+    trainer.memory.storage["has_target"].zero_()
+    trainer.memory.storage["t_total"][reused] = 10_000  # the ring has written over it
+    trainer.label(trainer.episodes[0], end)
+    batch = trainer.memory.get(torch.tensor([kept, reused]))
+    assert batch.has_target.tolist() == [1, 0]
+    way = torch.as_tensor(end - trainer.episodes[0].positions[-1], dtype=torch.float32)
+    torch.testing.assert_close(batch.target[:4], way)
+
+
+def test_the_target_takes_the_smaller_critic_and_is_smoothed(trainer):
+    agent, batch = trainer.agent, sampled(trainer)
+    smoothed = agent.settings
+    agent.settings = replace(smoothed, target_policy_noise=0.0)
+    q = agent.critics_target(batch.next_graph, agent.actor_target(batch.next_graph))
+    expected = batch.reward + smoothed.gamma * (1 - batch.terminated) * q.min(0).values
+    torch.testing.assert_close(agent.q_target(batch), expected.detach())
+    agent.settings = smoothed
+    assert (agent.q_target(batch) - expected).abs().max() > 0
+
+
+def test_the_reward_counts_what_was_taken_back():
+    env = Environment(load("cuau4"), calculator("emt"), seed=0)
+    env.reset(seed=2)
+    crash, before = np.zeros((4, 3)), force_norm(env.forces)
+    crash[0] = (env.atoms.positions[1] - env.atoms.positions[0]) * 0.9
+    _, reward, _, _, info = env.step(crash)
+    plain = log_force_ratio(before, force_norm(env.forces), 1e-3) - env.settings.step_cost
+    assert info["a_back"] > 0.1
+    np.testing.assert_allclose(reward - plain, correction_reward(info["a_back"], env.settings.correction_weight))
+    assert reward < plain
+
+
+def test_the_actor_pays_for_what_the_environment_would_hold_back(trainer):
+    agent, batch = trainer.agent, sampled(trainer)
+    agent.r0 = 2.8  # longer than many bonds: proposals are held back
+    losses = []
+    for weight in (0.0, 10.0):
+        agent.settings = replace(agent.settings, deviation_weight=weight)
+        loss, log = agent.compute_loss_pi(batch)
+        losses.append(loss)
+    assert log["deviation"] > 0
+    torch.testing.assert_close(losses[1] - losses[0], 10 * log["deviation"], rtol=1e-3, atol=1e-5)
+
+
+def test_imitation_fades(trainer):
+    batch = sampled(trainer)
+    batch.has_target[:] = 1
+    with_labels, without = (trainer.agent.compute_loss_pi(batch, imitation=w) for w in (1.0, 0.0))
+    torch.testing.assert_close(with_labels[0] - without[0], trainer.agent.settings.imitation_weight * without[1]["imitation_error"], rtol=1e-3, atol=1e-5)
+
+
+def test_updates_are_counted_through_all_episodes(trainer):
+    s, began = trainer.settings, trainer.episode_count
+    for _ in range(20): trainer.round()
+    assert trainer.episode_count > began
+    learning_rounds = (trainer.t_total - s.learning_starts) // s.n_envs
+    assert trainer.agent.updates == int(learning_rounds * s.n_envs * s.updates_per_step)
+
+
+def test_rms_force_is_that_of_the_free_atoms():
+    slab = perturb(load("cu-slab")[0], 0.2, seed=0)
+    slab.calc = calculator("emt")
+    free = slab.get_forces()[~fixed_mask(slab)]
+    np.testing.assert_allclose(rms_force(AtomGraph.from_atoms(slab)).item(), np.sqrt((free**2).sum(1).mean()), rtol=1e-5)
+
+
+def test_the_hand_over_goes_on_from_the_best_positions_and_evaluates_none_twice():
+    atoms = perturb(load("alloys4-heldout")[2], 0.5, seed=1)
+    atoms.calc = counted = CountedCalculator(calculator("emt"))
+    visited = []
+    opt = RLOptimizer(atoms, (WrongWay(), {}), logfile=None)
+    opt.attach(lambda: visited.append(atoms.positions.copy()))
+    assert opt.run(fmax=0.01, steps=100)
+    assert counted.evaluations == len(visited) == opt.get_number_of_steps() + 1
+    positions, forces = opt.history[opt.progress.best]
+    first = positions + fake_step(learnt_hessian(opt.history), forces, 0.2)
+    np.testing.assert_allclose(visited[len(opt.history)], first, atol=1e-12)
+
+
+def test_maxstep_holds_before_and_after_the_hand_over():
+    atoms = perturb(load("alloys4-heldout")[2], 0.3, seed=1)
+    atoms.calc = calculator("emt")
+    visited = []
+    opt = RLOptimizer(atoms, (WrongWay(), {}), maxstep=0.02, logfile=None)
+    opt.attach(lambda: visited.append(atoms.positions.copy()))
+    opt.run(fmax=0.01, steps=30)
+    assert opt.handed_over
+    steps = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(visited, visited[1:])]
+    back = len(opt.history) - 1  # this step also goes back to the best positions
+    assert max(steps[:back] + steps[back + 1:]) <= 0.02 + 1e-9

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 'relax_parser', 'relax_main']
 
-# %% ../nbs/14_cli.ipynb #98697e8a
+# %% ../nbs/14_cli.ipynb #051a83e5
 import argparse, json, math, os, sys, tomllib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -15,7 +15,7 @@ import torch
 from ase.io import Trajectory, write
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
-from .checkpoints import read_run, write_text
+from .checkpoints import latest_t_total, read_run, write_text
 from .diagnostics import diagnose, read_table, save_results
 from .optimizer import CLASSICAL, find_policy, relax, shipped_policies, summary
 from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, known_elements,
@@ -79,20 +79,21 @@ def default_calculator(
     if len(specs) > 1: raise InputError(f"The built-in systems are meant for different calculators ({', '.join(sorted(specs))}): name one with --calculator.")
     return specs.pop()
 
-# %% ../nbs/14_cli.ipynb #e9ef6951
+# %% ../nbs/14_cli.ipynb #ff71e8a3
 def _settings(args):
     "Put together the settings of a new run: the file's, then the options'."
     if not args.run: raise InputError("A new run needs a folder: give --run DIR.")
     settings = settings_from(read_settings(args.settings))
     given = {k: v for k, v in dict(steps=args.steps, seed=args.seed, device=args.device).items() if v is not None}
     if args.perturb is not None: given["environment"] = replace(settings.environment, perturb=args.perturb)
-    spec = args.calculator or (settings.calculator if args.settings else default_calculator(args.structures))
+    values = read_settings(args.settings)
+    spec = args.calculator or (settings.calculator if "calculator" in values else default_calculator(args.structures))
     return check_settings(replace(settings, **given, structures=tuple(args.structures), calculator=spec, run=args.run))
 
 def _resume(args):
     "Go on with a run, if it is not there already."
-    if args.run or args.structures or args.settings or args.calculator: raise InputError("--resume takes everything from the run folder: give no other option but --steps.")
-    done, config = int(read_table(args.resume).t_total.max() or 0), read_run(args.resume)[0]
+    if any(v is not None for v in (args.run, args.settings, args.calculator, args.seed, args.perturb, args.device)) or args.structures: raise InputError("--resume takes everything from the run folder: give no other option but --steps.")
+    config, done = read_run(args.resume)[0], latest_t_total(args.resume)
     if done >= (args.steps or config["steps"]): print(f"{args.resume} has already reached t_total {done}: give a larger --steps to go on.")
     return resume(args.resume, args.steps)
 
@@ -163,7 +164,7 @@ def _out_format(path, n_structures):
     if form.single and n_structures > 1: raise InputError(f"A file like {path!r} holds one structure, but there are {n_structures}: take .extxyz or .traj.")
     return form.name
 
-# %% ../nbs/14_cli.ipynb #e771e8c4
+# %% ../nbs/14_cli.ipynb #870dca3e
 def _relax(argv):
     args = relax_parser().parse_args(argv)
     _check_relax(args)
@@ -183,19 +184,20 @@ def _relax(argv):
             results += [relax(atoms, calculator(spec), name, None, args.fmax, args.steps)[0] for name in args.compare]
     if args.trajectory: os.replace(beside, args.trajectory)
     if args.out:
-        write(f"{args.out}.part", relaxed, format=out_format)
-        os.replace(f"{args.out}.part", args.out)
-    if args.json: write_text(Path(args.json), json.dumps([asdict(r) for r in results], indent=1))
-    _report(results, handed_over)
+        part = Path(args.out).with_name(f".part-{Path(args.out).name}")  # the ending stays: it may ask for compression
+        write(part, relaxed, format=out_format)
+        os.replace(part, args.out)
+    if args.json: write_text(Path(args.json), json.dumps([{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(r).items()} for r in results], indent=1))
+    _report(results, handed_over, args.steps)
     return 0 if all(r.converged for r in results if r.optimizer == "RLOptimizer") else 1
 
-def _report(results, handed_over):
+def _report(results, handed_over, cap):
     "Print a line for each structure where they are few, and the summary."
     if len(results) <= 40:
         print(f"{'structure':28} {'optimizer':16} {'evaluations':>11} {'fmax [eV/Å]':>12} {'energy [eV]':>14}")
         for r in results: print(f"{r.structure:28} {r.optimizer:16} {r.force_evaluations:11} {r.fmax:12.4f} {r.energy:14.6f}{'' if r.converged else '  not converged'}")
         print()
-    print(summary(results))
+    print(summary(results, cap))
     print(f"handed over to BFGS: {len(handed_over)}" + "".join(f"\n  {line}" for line in handed_over))
 
 def relax_main(

@@ -24,21 +24,22 @@ def read_table(
     read_run(run)  # says so where this is no run folder
     return pd.read_csv(Path(run)/f"{name}.csv")
 
-# %% ../nbs/10_diagnostics.ipynb #9c3a0eb9
+# %% ../nbs/10_diagnostics.ipynb #a3f4619d
 def discounted_returns(
     metrics: pd.DataFrame,  # of one run
     gamma: float,
-) -> pd.Series:  # one value for each row; NaN where the episode has not terminated
-    "Sum the rewards that followed each step of a terminated episode."
+) -> pd.Series:  # one value for each row; NaN where the episode has not ended
+    "Sum the rewards that followed each step of a finished episode; where it was cut off, not of its last five steps."
     returns = pd.Series(np.nan, index=metrics.index)
     for _, rows in metrics.groupby("episode"):
-        if not rows.terminated.iloc[-1]: continue
+        if not (rows.terminated.iloc[-1] or rows.truncated.iloc[-1]): continue
         total = 0.0
         for index, reward in zip(rows.index[::-1], rows.reward[::-1]):
             returns[index] = total = reward + gamma * total
+        if rows.truncated.iloc[-1]: returns[rows.index[-5:]] = np.nan
     return returns
 
-# %% ../nbs/10_diagnostics.ipynb #1bd8cfff
+# %% ../nbs/10_diagnostics.ipynb #f0e2d674
 @dataclass(frozen=True)
 class Finding:
     "Something that is wrong with a run."
@@ -81,13 +82,14 @@ def diagnose(
 ) -> list:  # `Finding`s, none for a healthy run
     "Look for the illnesses that the tuning guide names in the last quarter of a run."
     config, metrics = read_run(run)[0], read_table(run)
+    if not len(metrics): return [Finding("never learnt", "no step was taken", "The run was stopped before it began.", "Resume it.")]
     metrics["returns"] = discounted_returns(metrics, config["td3"]["gamma"])
     metrics["evaluated"] = metrics.t_total.map(read_table(run, "evaluations").groupby("t_total").terminated.mean()).ffill()
     last = metrics[metrics.t_total > 0.75 * metrics.t_total.max()]
     bias = last.q.mean() - last.returns.mean()
     return [f for rule in (_never_learnt, _does_not_relax, _hits_wall, _overestimates, _hides) if (f := rule(last, config["environment"]["fmax"], bias))]
 
-# %% ../nbs/10_diagnostics.ipynb #6c0a7d2f
+# %% ../nbs/10_diagnostics.ipynb #58f4263a
 def _smooth(values, window):
     "Average over a running window, without looking ahead."
     return values.rolling(window, min_periods=1).mean()
@@ -104,7 +106,7 @@ def plot_results(
     for axis, title, label in zip(axes.flat, ("Learning curve", "Test curve: fixed starts, no noise", "Largest force after each step",
                                               "Actual Move", "Q value against reward", "Action Scale"),
                                   ("steps an episode", "steps to relax", "fmax [eV/Å]", "mean displacement [Å]", "discounted", "scale")):
-        axis.set(title=title, xlabel="t_total", ylabel=label, xlim=(0, max(t.max(), 1)))
+        axis.set(title=title, xlabel="t_total", ylabel=label, xlim=(0, t.max() if len(t) else 1))
         axis.grid(alpha=0.3)
     if len(episodes):
         axes[0, 0].plot(episodes.t_total, episodes.steps, ".", ms=3, alpha=0.4)

@@ -122,15 +122,16 @@ def info(self: Environment, **more) -> dict:
     "Describe the present state beside the observation; `force_evaluations` are those of the episode."
     return dict(fmax=self.fmax, energy=self.energy, force_evaluations=self.steps + 1, source=self.atoms.info.get("source"), **more)
 
-# %% ../nbs/04_environment.ipynb #8f0dfe8b
+# %% ../nbs/04_environment.ipynb #bb0e766b
 @patch
 def draw(self: Environment) -> Atoms:
     "Displace one of the structures at random; `index` tells which."
     s = self.settings
-    while True:
+    for _ in range(1000):
         self.index = int(self.np_random.integers(len(self.structures)))
         start = perturb(self.structures[self.index], s.perturb, self.np_random, s.perturb_kind)
-        if closest_pair(start)[0] > TOO_CLOSE: return start
+        if closest_pair(start)[0] >= TOO_CLOSE: return start
+    raise InputError(f"1000 random starts all had atoms closer than {TOO_CLOSE} Å: lower `perturb`.")
 
 @patch
 def reset(self: Environment, *, seed: int | None = None, options: dict | None = None) -> tuple:

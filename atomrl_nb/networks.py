@@ -36,16 +36,16 @@ class NetworkSettings:
     saturation: float = 0.4  # rms displacement that large forces tend to, before the network's say [Å]
     max_displacement: float = 0.6  # cap on the largest displacement of an atom [Å]
 
-# %% ../nbs/02_networks.ipynb #7f375e18
+# %% ../nbs/02_networks.ipynb #04645cab
 _PERIOD_ENDS = torch.tensor([0, 2, 10, 18, 36, 54, 86, 118])
 
 def element_features(
     numbers: torch.Tensor,  # (n_atoms,) atomic numbers
 ) -> torch.Tensor:  # (n_atoms, 6) of order one
-    "Describe elements by covalent radius, mass, period and group."
+    "Describe elements by covalent radius, mass, period and distance to the next noble gas."
     ends = _PERIOD_ENDS.to(numbers.device)
     period = torch.bucketize(numbers, ends)
-    to_noble = (ends[period] - numbers).clamp(max=18)  # groups to the right of the element, lanthanides counted as one
+    to_noble = (ends[period] - numbers).clamp(max=18)  # places before the next noble gas, at most 18
     radius = torch.as_tensor(covalent_radii, device=numbers.device)[numbers]
     mass = torch.as_tensor(atomic_masses, device=numbers.device)[numbers]
     columns = [radius - 1.3, 3 * (radius - 1.3)**2, mass.log() - 4, period - 4.5, to_noble / 3 - 2, torch.cos(torch.pi * to_noble / 6)]
@@ -225,7 +225,7 @@ class TwinCritics(torch.nn.Module):
         "Judge `displacement` by both critics."
         return torch.stack([critic(graph, displacement) for critic in self.critics])
 
-# %% ../nbs/02_networks.ipynb #2a4f2648
+# %% ../nbs/02_networks.ipynb #40999c2e
 def save_policy(
     path: str | Path,  # file to write, `*.safetensors`
     actor: Actor,
@@ -246,6 +246,7 @@ def load_policy(
         with safe_open(path, framework="pt") as file: metadata, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
         actor = Actor(NetworkSettings(**json.loads(metadata["network"])))
         actor.load_state_dict(tensors)
+        card = json.loads(metadata["card"])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{str(path)!r} is not a policy of this package, or is damaged ({type(error).__name__}).") from error
-    return actor.eval(), json.loads(metadata["card"])
+    return actor.eval(), card

@@ -6,16 +6,17 @@
 __all__ = ['SHORT', 'CLASSICAL', 'shipped_policies', 'find_policy', 'learnt_hessian', 'Progress', 'propose', 'RLOptimizer',
            'Relaxation', 'relax', 'summary']
 
-# %% ../nbs/12_optimizer.ipynb #b56e8e6a
-import sys, time
-from dataclasses import dataclass
+# %% ../nbs/12_optimizer.ipynb #a5b051e1
+import math, sys, time
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, CalculatorError
 from ase.constraints import FixAtoms
 from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
@@ -74,7 +75,7 @@ class Progress:
         if fmax < self.enough * self.landmark[1]: self.landmark = evaluation, fmax
         return evaluation - self.landmark[0] >= self.patience
 
-# %% ../nbs/12_optimizer.ipynb #57444adc
+# %% ../nbs/12_optimizer.ipynb #bd3a6bb4
 @torch.no_grad()
 def propose(
     actor: Actor,
@@ -84,7 +85,7 @@ def propose(
 ) -> np.ndarray:  # (n_atoms, 3) [Å]
     "Ask a policy for a move from known forces."
     graph = AtomGraph.from_atoms(atoms, actor.network.settings.cutoff)
-    graph.forces = torch.as_tensor(forces, dtype=graph.positions.dtype)
+    graph = replace(graph, forces=torch.as_tensor(forces)).to(dtype=next(actor.parameters()).dtype)
     return correct_action(graph, actor(graph), r0).displacement.double().numpy()
 
 # %% ../nbs/12_optimizer.ipynb #b48e8223
@@ -146,8 +147,8 @@ class RLOptimizer(Optimizer):
         self.fallback = BFGS(self.atoms, logfile=None, maxstep=min(self.maxstep, BFGS.defaults["maxstep"]))
         self.fallback.H0 = learnt_hessian([*self.history, self.history[self.progress.best], now])
 
-# %% ../nbs/12_optimizer.ipynb #a541ddc6
-CLASSICAL = {"BFGS": BFGS, "BFGSLineSearch": BFGSLineSearch, "LBFGS": LBFGS, "FIRE": FIRE}
+# %% ../nbs/12_optimizer.ipynb #83281dfc
+CLASSICAL = {"BFGS": BFGS, "BFGSTuned": partial(BFGS, alpha=10.0, maxstep=0.3), "BFGSLineSearch": BFGSLineSearch, "LBFGS": LBFGS, "FIRE": FIRE}
 
 @dataclass(frozen=True)
 class Relaxation:
@@ -175,15 +176,19 @@ def relax(
     made = RLOptimizer(atoms, policy, logfile=None) if optimizer == "RLOptimizer" else CLASSICAL[optimizer](atoms, logfile=None)
     if trajectory is not None: made.attach(lambda: trajectory.write(atoms))
     try: made.run(fmax=fmax, steps=steps)
-    except (RuntimeError, FloatingPointError, np.linalg.LinAlgError) as error: print(f"{optimizer}: {error}", file=sys.stderr)
-    reached = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    except (RuntimeError, FloatingPointError, np.linalg.LinAlgError, CalculatorError) as error: print(f"{optimizer}: {error}", file=sys.stderr)
+    last = counted.results  # of the last evaluation that worked; a failed one leaves none
+    forces = np.array(last.get("forces", [[math.inf]]))
+    for constraint in atoms.constraints: constraint.adjust_forces(atoms, forces)
+    reached = float(np.linalg.norm(forces, axis=1).max())
     result = Relaxation(atoms.info.get("source", str(atoms.symbols)), optimizer, counted.evaluations, reached <= fmax, reached,
-                        float(atoms.get_potential_energy()), time.perf_counter() - began)
+                        float(last.get("energy", math.inf)), time.perf_counter() - began)
     return result, atoms, getattr(made, "handed_over", "")
 
-# %% ../nbs/12_optimizer.ipynb #63961b32
+# %% ../nbs/12_optimizer.ipynb #34e0aa8b
 def summary(
     results: list,  # `Relaxation`s of one or many optimizers
+    cap: int = 500,  # what a relaxation that did not converge counts
 ) -> str:
     "Write a table: one line an optimizer, force evaluations over all structures."
     lines = [f"{'optimizer':16} {'converged':>9} {'median':>7} {'mean':>7} {'most':>5}   lowest energy on  (force evaluations, the first included)"]
@@ -191,6 +196,6 @@ def summary(
     for r in results: lowest[r.structure] = min(lowest.get(r.structure, np.inf), r.energy)
     for name in dict.fromkeys(r.optimizer for r in results):
         mine = [r for r in results if r.optimizer == name]
-        counts, best = [r.force_evaluations for r in mine], sum(r.energy <= lowest[r.structure] + 1e-3 for r in mine)
+        counts, best = [r.force_evaluations if r.converged else max(cap, r.force_evaluations) for r in mine], sum(r.energy <= lowest[r.structure] + 1e-3 for r in mine)
         lines.append(f"{name:16} {sum(r.converged for r in mine):>4}/{len(mine):<4} {np.median(counts):7.1f} {np.mean(counts):7.2f} {max(counts):5}   {best}/{len(mine)}")
     return "\n".join(lines)

@@ -191,7 +191,7 @@ class _CompiledNeighbours:
         mine = slice(self.ends[a], self.ends[a + 1])
         return self.j[mine].astype(int), self.shift[mine]
 
-# %% ../nbs/00_structures.ipynb #502df527
+# %% ../nbs/00_structures.ipynb #82ad5884
 class FullLennardJones(LennardJones):
     "ASE's Lennard-Jones, untruncated and unshifted for clusters; cut at 3 sigma where periodic, unless `rc` is given."
 
@@ -199,14 +199,14 @@ class FullLennardJones(LennardJones):
         if not self._rc_given:
             sigma, size = self.parameters.sigma, np.ptp(atoms.positions, axis=0)
             self.parameters.rc = 3 * sigma if atoms.pbc.any() else 1e3 * (sigma + np.linalg.norm(size))
-            self.parameters.ro = 0.66 * self.parameters.rc
+            self.parameters.ro, self.nl = 0.66 * self.parameters.rc, None  # the list of another reach is of no use
         super().calculate(atoms, properties, system_changes)
 
     def __init__(self, **parameters):
         self._rc_given = "rc" in parameters
         super().__init__(**parameters)
 
-# %% ../nbs/00_structures.ipynb #85a17075
+# %% ../nbs/00_structures.ipynb #41fc28d0
 EAM_TOLERANCE = 1e-6  # eV and eV/Å: how far the compiled calculator may be from ASE's
 
 def eam_elements(
@@ -217,7 +217,7 @@ def eam_elements(
         with open(path) as file: words = [next(file) for _ in range(4)][3].split()
         elements = tuple(words[1:])
         if int(words[0]) != len(elements) or not set(elements) <= set(atomic_numbers): raise ValueError
-    except FileNotFoundError as error: raise InputError(f"There is no EAM file {path!r}.") from error
+    except OSError as error: raise InputError(f"There is no EAM file {path!r} ({error.strerror}).") from error
     except (ValueError, IndexError, StopIteration, UnicodeDecodeError) as error:
         raise InputError(f"{path!r} is not an EAM file in setfl (eam/alloy or eam/fs) format.") from error
     return elements
@@ -228,7 +228,8 @@ def _eam_potentials(path):
     from ase.calculators.eam import EAM as AseEAM
     from matscipy.calculators.eam import EAM as CompiledEAM
     form = "fs" if path.endswith(".fs") else "alloy"
-    return CompiledEAM(path, kind=f"eam/{form}"), AseEAM(potential=path, form=form)
+    try: return CompiledEAM(path, kind=f"eam/{form}"), AseEAM(potential=path, form=form)
+    except (ValueError, IndexError, KeyError) as error: raise InputError(f"The EAM file {path!r} is damaged ({error}).") from error
 
 # %% ../nbs/00_structures.ipynb #6b5bab66
 class EAM(Calculator):
@@ -264,7 +265,7 @@ class EAM(Calculator):
         inner.calculate(atoms, ["energy", "forces", *properties], all_changes)
         self.results = {"free_energy": inner.results["energy"], **inner.results}
 
-# %% ../nbs/00_structures.ipynb #e2b927dc
+# %% ../nbs/00_structures.ipynb #5fd9a549
 CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "package.module:factory")
 
 def _options(text, allowed, spec):
@@ -279,7 +280,7 @@ def _options(text, allowed, spec):
 def _from_factory(module, name, spec):
     "Call `name` of `module`, which returns an ASE calculator."
     try: made = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever a user's factory raises, the spec is what must be mended
         raise InputError(f"Unknown calculator {spec!r} ({error}); known: {', '.join(CALCULATORS)}.") from error
     if not hasattr(made, "get_forces"): raise InputError(f"{spec!r} returned no ASE calculator but {type(made).__name__}.")
     return made
@@ -292,20 +293,20 @@ def calculator(
     if spec == "emt": return CompiledEMT()
     if name == "lj": return FullLennardJones(**_options(rest, ("epsilon", "sigma", "rc"), spec))
     if name == "eam" and rest: return EAM(*rest.split(","))
-    if "." in name or rest: return _from_factory(name, rest, spec)
+    if name and ("." in name or rest): return _from_factory(name, rest, spec)
     raise InputError(f"Unknown calculator {spec!r}; known: {', '.join(CALCULATORS)}.")
 
-# %% ../nbs/00_structures.ipynb #95bc4021
+# %% ../nbs/00_structures.ipynb #ced7d228
 def known_elements(
     spec: str,  # calculator spec
 ) -> set | None:  # chemical symbols; None where any element may be tried
     "Tell which elements the calculator of `spec` knows."
     name, _, rest = spec.partition(":")
     if spec == "emt": return set(emt_parameters)
-    if name == "eam": return max((set(eam_elements(p)) for p in rest.split(",")), key=len)
+    if name == "eam": return set().union(*(eam_elements(p) for p in rest.split(",")))
     return None
 
-# %% ../nbs/00_structures.ipynb #7567ae84
+# %% ../nbs/00_structures.ipynb #549d4950
 class CountedCalculator(Calculator):
     "Wrap a calculator and count its force evaluations in `evaluations`."
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
@@ -317,7 +318,7 @@ class CountedCalculator(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
         self.evaluations += 1
-        energy, forces = self.inner.get_potential_energy(atoms), self.inner.get_forces(atoms)
+        forces, energy = self.inner.get_forces(atoms), self.inner.get_potential_energy(atoms)
         free = self.inner.results.get("free_energy", energy) if hasattr(self.inner, "results") else energy
         self.results = {"energy": energy, "free_energy": free, "forces": np.array(forces)}
         if "stress" in properties: self.results["stress"] = self.inner.get_stress(atoms)

@@ -47,7 +47,7 @@ def relative_noise(
     noise = torch.randn(displacement.shape, generator=generator, dtype=displacement.dtype).to(displacement.device)
     return translation_free((width * noise).clamp(-clip, clip) * rms / 3**0.5, graph)
 
-# %% ../nbs/07_td3.ipynb #22169e63
+# %% ../nbs/07_td3.ipynb #21406b56
 class TD3Agent:
     "Actor, twin critics, their targets and optimizers."
     NETWORKS = ("actor", "actor_target", "critics", "critics_target")
@@ -63,7 +63,7 @@ class TD3Agent:
     ):
         self.settings, self.r0, self.updates, self.device = settings, r0, 0, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.actor, self.critics = Actor(network).to(device), TwinCritics(network).to(device)
         self.actor_target, self.critics_target = copy.deepcopy(self.actor), copy.deepcopy(self.critics)

@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'EPISODES', 'EVALUATIONS', 'Settings', 'settings_from', 'check_settings', 'Trainer', 'Episode', 'to_device',
            'loop_state', 'load_loop_state', 'evaluate', 'prepare', 'train', 'resume', 'stop_on_request', 'card_of']
 
-# %% ../nbs/09_training.ipynb #08214473
+# %% ../nbs/09_training.ipynb #96412893
 import difflib, math, signal, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -18,7 +18,7 @@ from ase.io import Trajectory
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .checkpoints import Table, create_run, load_checkpoint, read_run, save_checkpoint
+from .checkpoints import Table, check_free, create_run, load_checkpoint, read_run, save_checkpoint
 from .environment import Environment, EnvironmentSettings, smallest_distance
 from .expert import ExpertSettings, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, update_hessian
 from .graphs import AtomGraph, with_pairs
@@ -27,7 +27,7 @@ from .networks import NetworkSettings, save_policy
 from .structures import InputError, calculator, check_structure, fixed_mask, known_elements, load
 from .td3 import TD3Agent, TD3Settings
 
-# %% ../nbs/09_training.ipynb #00063f6b
+# %% ../nbs/09_training.ipynb #734e11e0
 @dataclass(frozen=True)
 class Settings:
     "Everything a run is made of."
@@ -74,11 +74,11 @@ def _checked(name, value, expected):
     "Hold a value against the type of its default."
     if isinstance(expected, tuple): return tuple(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits = number and (float(value).is_integer() or not isinstance(expected, int)) if isinstance(expected, (int, float)) else expected is None or isinstance(value, type(expected))
+    fits = number and (float(value).is_integer() or not isinstance(expected, int)) if isinstance(expected, (int, float)) else (value is None or number) if expected is None else isinstance(value, type(expected))
     if not fits: raise InputError(f"Setting {name!r} is {value!r}, but {type(expected).__name__} is expected, like {expected!r}.")
     return type(expected)(value) if isinstance(expected, (int, float)) else value
 
-# %% ../nbs/09_training.ipynb #035b68e1
+# %% ../nbs/09_training.ipynb #e1b43a96
 def check_settings(
     settings: Settings,
 ) -> Settings:
@@ -86,10 +86,15 @@ def check_settings(
     s = settings
     positive = dict(steps=s.steps, n_envs=s.n_envs, buffer_capacity=s.buffer_capacity, batch_size=s.batch_size, updates_per_step=s.updates_per_step,
                     checkpoint_interval=s.checkpoint_interval, evaluation_starts=s.evaluation_starts, fmax=s.environment.fmax,
-                    max_steps=s.environment.max_steps, cutoff=s.network.cutoff, schedule_steps=s.expert.schedule_steps)
+                    max_steps=s.environment.max_steps, cutoff=s.network.cutoff, schedule_steps=s.expert.schedule_steps, layers=s.network.layers,
+                    lmax=s.network.lmax, channels=s.network.channels, n_basis=s.network.n_basis, policy_delay=s.td3.policy_delay,
+                    actor_lr=s.td3.actor_lr, critic_lr=s.td3.critic_lr)
+    if s.environment.r0 is not None: positive["r0"] = s.environment.r0
     for name, value in positive.items():
         if not 0 < value < math.inf: raise InputError(f"Setting {name!r} must be positive, not {value}.")
     if not 0 <= s.environment.perturb < math.inf: raise InputError(f"The perturbation must not be negative, but {s.environment.perturb} Å was given.")
+    for name, value in dict(polyak=s.td3.polyak, gamma=s.td3.gamma, nfake=s.expert.nfake).items():
+        if not 0 <= value <= 1: raise InputError(f"Setting {name!r} must lie between 0 and 1, not at {value}.")
     if s.seed < 0: raise InputError(f"A seed must not be negative, but {s.seed} was given.")
     if s.buffer_capacity < s.n_envs: raise InputError(f"buffer_capacity ({s.buffer_capacity}) must hold at least one step of all {s.n_envs} environments.")
     if s.device not in ("auto", "cpu", "cuda"): raise InputError(f"Unknown device {s.device!r}; known: auto, cpu, cuda.")
@@ -303,13 +308,14 @@ def evaluate(
                 del active[k]
     return results, frames
 
-# %% ../nbs/09_training.ipynb #b7347d96
+# %% ../nbs/09_training.ipynb #20bf2b6b
 def prepare(
     settings: Settings,
 ) -> tuple:  # (settings, structures), checked
     "Load and check what a run needs, before anything is written."
     check_settings(settings)
     if not settings.run: raise InputError("A run needs a folder: set `run`.")
+    check_free(settings.run)
     structures, known = load(*settings.structures), known_elements(settings.calculator)
     for atoms in structures: fixed_mask(check_structure(atoms, atoms.info["source"], known))
     calculator(settings.calculator)
@@ -353,19 +359,19 @@ def stop_on_request():
     try: yield asked
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/09_training.ipynb #e40950e3
+# %% ../nbs/09_training.ipynb #4edca290
 def _go_on(trainer, run, progress):
     "Play rounds until the run's steps are reached, writing tables, evaluations and checkpoints as they fall due."
     s, start = trainer.settings, trainer.t_total
     tables = {name: Table(run/f"{name}.csv", columns, start) for name, columns in
               (("metrics", METRICS), ("episodes", EPISODES), ("evaluations", EVALUATIONS))}
-    due = lambda interval: interval and (trainer.t_total // interval > (trainer.t_total - s.n_envs) // interval or trainer.t_total >= s.steps)
+    due = lambda interval: interval and trainer.t_total // interval > (trainer.t_total - s.n_envs) // interval
     began, bar = time.perf_counter(), tqdm(total=-(-s.steps // s.n_envs) * s.n_envs, initial=start, unit="step", disable=not progress, mininterval=0.5)
     try:
         if start == 0: _checkpoint(trainer, run, tables)
         with stop_on_request() as asked:
             while trainer.t_total < s.steps and not asked: _round(trainer, run, tables, due, began, bar)
-        if asked: _checkpoint(trainer, run, tables)
+        _checkpoint(trainer, run, tables)
     finally:
         bar.close()
         for table in tables.values(): table.close()

@@ -28,7 +28,7 @@ def test_hindsight_labels_point_to_the_end_and_leave_reused_slots_alone(trainer)
     slots = trainer.episodes[0].slots
     assert len(slots) >= 2
     end = trainer.environments[0].atoms.positions
-    (kept, t), (reused, _) = slots[-1], slots[-2]
+    (kept, _), (reused, _) = slots[-1], slots[-2]
     trainer.memory.storage["has_target"].zero_()
     trainer.memory.storage["t_total"][reused] = 10_000  # the ring has written over it
     trainer.label(trainer.episodes[0], end)

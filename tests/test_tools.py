@@ -11,5 +11,5 @@ def test_training_of_the_shipped_policy_in_its_quick_form():
     before = {p: p.stat().st_mtime_ns for p in (ROOT / "atomrl_nb" / "policies").iterdir()}
     done = subprocess.run([sys.executable, str(ROOT / "tools" / "train_shipped.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count("RLOptimizer         6/6") == 2
+    assert done.stdout.count("RLOptimizer         6/6") == 2  # the policy of the package
     assert before == {p: p.stat().st_mtime_ns for p in (ROOT / "atomrl_nb" / "policies").iterdir()}

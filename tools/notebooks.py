@@ -111,7 +111,7 @@ def same(old, new):
         return [" ".join(part.split()) for part in NUMBER.split(text)]
 
     def close(a, b):
-        return a == b or not (a + b).lstrip("+-").isdigit() and math.isclose(float(a), float(b), rel_tol=1e-3, abs_tol=1e-6)
+        return a == b or not (a + b).lstrip("+-").isdigit() and math.isclose(float(a), float(b), rel_tol=1e-4, abs_tol=1e-6)
 
     return words(old) == words(new) and all(map(close, NUMBER.findall(old), NUMBER.findall(new)))
 

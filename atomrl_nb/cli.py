@@ -79,14 +79,14 @@ def default_calculator(
     if len(specs) > 1: raise InputError(f"The built-in systems are meant for different calculators ({', '.join(sorted(specs))}): name one with --calculator.")
     return specs.pop()
 
-# %% ../nbs/14_cli.ipynb #ff71e8a3
+# %% ../nbs/14_cli.ipynb #9b075b62
 def _settings(args):
     "Put together the settings of a new run: the file's, then the options'."
     if not args.run: raise InputError("A new run needs a folder: give --run DIR.")
-    settings = settings_from(read_settings(args.settings))
+    values = read_settings(args.settings)
+    settings = settings_from(values)
     given = {k: v for k, v in dict(steps=args.steps, seed=args.seed, device=args.device).items() if v is not None}
     if args.perturb is not None: given["environment"] = replace(settings.environment, perturb=args.perturb)
-    values = read_settings(args.settings)
     spec = args.calculator or (settings.calculator if "calculator" in values else default_calculator(args.structures))
     return check_settings(replace(settings, **given, structures=tuple(args.structures), calculator=spec, run=args.run))
 

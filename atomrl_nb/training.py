@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'EPISODES', 'EVALUATIONS', 'Settings', 'settings_from', 'check_settings', 'Trainer', 'Episode', 'to_device',
            'loop_state', 'load_loop_state', 'evaluate', 'prepare', 'train', 'resume', 'stop_on_request', 'card_of']
 
-# %% ../nbs/09_training.ipynb #96412893
+# %% ../nbs/09_training.ipynb #e658efa7
 import difflib, math, signal, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -18,7 +18,7 @@ from ase.io import Trajectory
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .checkpoints import Table, check_free, create_run, load_checkpoint, read_run, save_checkpoint
+from .checkpoints import Table, check_free, create_run, latest_t_total, load_checkpoint, read_run, save_checkpoint
 from .environment import Environment, EnvironmentSettings, smallest_distance
 from .expert import ExpertSettings, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, update_hessian
 from .graphs import AtomGraph, with_pairs
@@ -359,7 +359,7 @@ def stop_on_request():
     try: yield asked
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/09_training.ipynb #4edca290
+# %% ../nbs/09_training.ipynb #503bc1aa
 def _go_on(trainer, run, progress):
     "Play rounds until the run's steps are reached, writing tables, evaluations and checkpoints as they fall due."
     s, start = trainer.settings, trainer.t_total
@@ -371,7 +371,7 @@ def _go_on(trainer, run, progress):
         if start == 0: _checkpoint(trainer, run, tables)
         with stop_on_request() as asked:
             while trainer.t_total < s.steps and not asked: _round(trainer, run, tables, due, began, bar)
-        _checkpoint(trainer, run, tables)
+        if latest_t_total(run) < trainer.t_total: _checkpoint(trainer, run, tables)
     finally:
         bar.close()
         for table in tables.values(): table.close()

@@ -75,8 +75,9 @@ class AtomGraph:
         return total / self.sizes.to(x.dtype).clamp(min=1).view(-1, *[1] * (x.dim() - 1))
 
     def max(self, x: torch.Tensor) -> torch.Tensor:
-        "Take the largest value per structure of one number per atom: (n_graphs,)."
-        return x.new_zeros(self.n_graphs).scatter_reduce(0, self.batch, x, "amax", include_self=False)
+        "Take the largest value per structure of rows per atom (n_atoms, ...): (n_graphs, ...)."
+        rows = self.batch.view(-1, *[1] * (x.dim() - 1)).expand_as(x)
+        return x.new_zeros(self.n_graphs, *x.shape[1:]).scatter_reduce(0, rows, x, "amax", include_self=False)
 
 # %% ../nbs/01_graphs.ipynb #eaee1f5f
 def from_atoms(

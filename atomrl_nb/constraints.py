@@ -93,7 +93,7 @@ def image_vectors(
     return row[near], lattice[near]
 
 # %% ../nbs/03_constraints.ipynb #a46323fe
-LARGE = 200  # atoms from which a cell list is faster than all pairs
+LARGE = 64  # atoms; beyond, a cell list is faster than all pairs
 
 def candidate_pairs(
     graph: AtomGraph,  # positions before the move

@@ -22,7 +22,7 @@ from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
 
-from .constraints import correct_action
+from .constraints import correct_action, covalent_r0
 from .expert import fake_step, initial_hessian, update_hessian
 from .graphs import AtomGraph
 from .networks import Actor, load_policy
@@ -81,12 +81,13 @@ def propose(
     actor: Actor,
     atoms: Atoms,  # present positions
     forces: np.ndarray,  # (n_atoms, 3) [eV/Å]
-    r0: float = 0.0,  # smallest allowed distance [Å]
+    r0: float | torch.Tensor = 0.0,  # smallest allowed distance [Å], or a table by atomic numbers
+    mode: str = "structure",  # one of `constraints.CORRECTION_MODES`
 ) -> np.ndarray:  # (n_atoms, 3) [Å]
     "Ask a policy for a move from known forces."
     graph = AtomGraph.from_atoms(atoms, actor.network.settings.cutoff)
     graph = replace(graph, forces=torch.as_tensor(forces)).to(dtype=next(actor.parameters()).dtype)
-    return correct_action(graph, actor(graph), r0).displacement.double().numpy()
+    return correct_action(graph, actor(graph), r0, mode).displacement.double().numpy()
 
 # %% ../nbs/12_optimizer.ipynb #b48e8223
 class RLOptimizer(Optimizer):
@@ -110,6 +111,8 @@ class RLOptimizer(Optimizer):
         self.actor, self.card = policy if isinstance(policy, tuple) else find_policy(policy)
         self.maxstep, self.progress = maxstep or self.defaults["maxstep"], Progress(patience)
         self.history, self.fallback, self.handed_over = [], None, ""
+        factor = self.card.get("r0_factor")
+        self.r0 = covalent_r0(factor) if factor else self.card.get("r0", 0.0)
         super().__init__(atoms, None, logfile, trajectory, **kwargs)
 
     def step(self, forces=None):
@@ -119,7 +122,7 @@ class RLOptimizer(Optimizer):
             return self.fallback.step()
         reason = self.guard(np.array(self.atoms.get_forces()))
         if reason: return self.hand_over(reason)
-        move = propose(self.actor, self.atoms, self.history[-1][1], self.card.get("r0", 0.0))
+        move = propose(self.actor, self.atoms, self.history[-1][1], self.r0, self.card.get("correction_mode", "structure"))
         longest = max(np.linalg.norm(move, axis=1).max(), 1e-12)
         self.atoms.set_positions(self.atoms.positions + move * min(1.0, self.maxstep / longest))
 

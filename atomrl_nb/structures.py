@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'CALCULATORS',
-           'PERTURBATIONS', 'InputError', 'has_lattice', 'closest_pair', 'check_structure', 'fcc_alloy', 'NamedSystem',
-           'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'calculator', 'known_elements',
-           'CountedCalculator', 'perturb', 'fixed_mask']
+           'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'closest_pair', 'check_structure', 'fcc_alloy',
+           'NamedSystem', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'calculator',
+           'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
-import importlib, itertools
+import difflib, importlib, itertools
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +31,17 @@ from ase.io import read
 # %% ../nbs/00_structures.ipynb #58ebde19
 class InputError(ValueError):
     "Bad input that a person can mend: its message is one sentence that says what is wrong."
+
+# %% ../nbs/00_structures.ipynb #ee74eac1
+def check_name(
+    value: str,  # what was given
+    known: tuple | dict,  # the names there are
+    what: str,  # how the message calls it
+) -> str:  # the same name
+    "Return `value`, or raise `InputError` with the nearest known name."
+    if value in known: return value
+    near = difflib.get_close_matches(str(value), known, n=1)
+    raise InputError(f"Unknown {what} {value!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}."))
 
 # %% ../nbs/00_structures.ipynb #7019e777
 def has_lattice(

@@ -19,13 +19,13 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .checkpoints import Table, check_free, create_run, latest_t_total, load_checkpoint, read_run, save_checkpoint
-from .environment import Environment, EnvironmentSettings, smallest_distance
+from .environment import Environment, EnvironmentSettings, resolve_r0, smallest_distance
 from .expert import ExpertSettings, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, update_hessian
 from .graphs import AtomGraph, with_pairs
 from .memory import Batch, ReplayMemory
 from .networks import NetworkSettings, save_policy
 from .structures import InputError, calculator, check_structure, fixed_mask, known_elements, load
-from .td3 import TD3Agent, TD3Settings
+from .td3 import TD3Agent, TD3Settings, deviation_weight_at
 
 # %% ../nbs/09_training.ipynb #734e11e0
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _checked(name, value, expected):
     "Hold a value against the type of its default."
     if isinstance(expected, tuple): return tuple(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits = number and (float(value).is_integer() or not isinstance(expected, int)) if isinstance(expected, (int, float)) else (value is None or number) if expected is None else isinstance(value, type(expected))
+    fits = isinstance(value, bool) if isinstance(expected, bool) else number and (float(value).is_integer() or not isinstance(expected, int)) if isinstance(expected, (int, float)) else (value is None or number) if expected is None else isinstance(value, type(expected))
     if not fits: raise InputError(f"Setting {name!r} is {value!r}, but {type(expected).__name__} is expected, like {expected!r}.")
     return type(expected)(value) if isinstance(expected, (int, float)) else value
 
@@ -112,10 +112,10 @@ class Trainer:
     ):
         s, self.settings, self.structures = settings, settings, structures
         device = "cuda" if s.device == "cuda" or s.device == "auto" and torch.cuda.is_available() else "cpu"
-        env = s.environment if s.environment.r0 is not None else replace(s.environment, r0=smallest_distance(structures))
+        env = resolve_r0(s.environment, structures)
         calc = calculator(s.calculator)
         self.environments = [Environment(structures, calc, env, s.network.cutoff, [s.seed, 1, k]) for k in range(s.n_envs)]
-        self.agent = TD3Agent(s.network, s.td3, env.r0, s.seed, device)
+        self.agent = TD3Agent(s.network, s.td3, self.environments[0].r0, s.seed, device, env.correction_mode)
         self.memory = ReplayMemory(s.buffer_capacity, max(map(len, structures)))
         self.sampler = torch.Generator().manual_seed(s.seed + 1)
         self.rng = np.random.default_rng([s.seed, 2])
@@ -225,7 +225,7 @@ def learn(self: Trainer):
     while self.owed_updates >= 1:
         self.owed_updates -= 1
         batch = to_device(self.memory.sample(s.batch_size, self.sampler), self.agent.device)
-        logs.append(self.agent.update(batch, imitation_at(self.t_total, s.expert)))
+        logs.append(self.agent.update(batch, imitation_at(self.t_total, s.expert), deviation_weight_at(self.t_total, s.td3)))
         logs[-1] |= dict(memory_age=float(self.agent.updates - batch.policy_version.float().mean()), expert_share=float(batch.source.float().mean()))
     names = dict.fromkeys(name for log in logs for name in log)
     self.log = {name: float(np.mean([log[name] for log in logs if name in log])) for name in names}
@@ -252,11 +252,11 @@ def loop_state(
     "Gather the state of the loop between two rounds."
     tensors, episodes = {"sampler": trainer.sampler.get_state()}, []
     for k, (env, e) in enumerate(zip(trainer.environments, trainer.episodes)):
-        arrays = dict(hessian=e.hessian, visited=np.array(e.positions).reshape(-1, len(env.atoms), 3), positions=env.atoms.positions, forces=env.forces)
-        tensors |= {f"{k}.{name}": torch.tensor(a, dtype=torch.float64) for name, a in arrays.items()}
+        arrays, plain = env.state()
+        arrays |= dict(hessian=torch.tensor(e.hessian), visited=torch.tensor(np.array(e.positions).reshape(-1, len(env.atoms), 3)))
+        tensors |= {f"{k}.{name}": a for name, a in arrays.items()}
         episodes.append(dict(number=e.number, fmax_start=e.fmax_start, energy_start=e.energy_start, slots=e.slots, total_reward=e.total_reward,
-                             expert_steps=e.expert_steps, index=env.index, steps=env.steps, energy=env.energy,
-                             force_evaluations=env.force_evaluations, rng=env.np_random.bit_generator.state))
+                             expert_steps=e.expert_steps, environment=plain))
     return tensors, dict(episode_count=trainer.episode_count, owed_updates=trainer.owed_updates, log=trainer.log,
                          rng=trainer.rng.bit_generator.state, episodes=episodes)
 
@@ -270,11 +270,9 @@ def load_loop_state(
     trainer.rng.bit_generator.state = state["rng"]
     for name in ("t_total", "episode_count", "owed_updates", "log"): setattr(trainer, name, state[name])
     for k, (env, saved) in enumerate(zip(trainer.environments, state["episodes"])):
-        array = lambda name: tensors[f"{k}.{name}"].numpy().copy()
-        env.index, env.steps, env.energy, env.force_evaluations = (saved[n] for n in ("index", "steps", "energy", "force_evaluations"))
-        env.np_random.bit_generator.state = saved["rng"]
-        env.atoms, env.forces = trainer.structures[env.index].copy(), array("forces")
-        env.atoms.positions = array("positions")
+        mine = {name.removeprefix(f"{k}."): a for name, a in tensors.items() if name.startswith(f"{k}.")}
+        array = lambda name: mine[name].numpy().copy()
+        env.load_state(mine, saved["environment"])
         trainer.episodes[k] = Episode(saved["number"], array("hessian"), saved["fmax_start"], saved["energy_start"],
                                       [tuple(x) for x in saved["slots"]], list(array("visited")), saved["total_reward"], saved["expert_steps"])
     trainer.graph = trainer.observe(trainer.environments)
@@ -401,7 +399,8 @@ def card_of(
     s = trainer.settings
     return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), calculator=s.calculator,
                 structures=list(map(str, s.structures)), n_structures=len(trainer.structures), largest_atoms=max(map(len, trainer.structures)),
-                perturb=s.environment.perturb, fmax=s.environment.fmax, r0=trainer.environments[0].r0, seed=s.seed, t_total=trainer.t_total,
+                perturb=s.environment.perturb, fmax=s.environment.fmax, r0=trainer.environments[0].settings.r0, r0_factor=s.environment.r0_factor,
+                correction_mode=s.environment.correction_mode, seed=s.seed, t_total=trainer.t_total,
                 force_evaluations=sum(e.force_evaluations for e in trainer.environments))
 
 def _evaluate(trainer, run, table):

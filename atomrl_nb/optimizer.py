@@ -85,7 +85,7 @@ def propose(
     mode: str = "structure",  # one of `constraints.CORRECTION_MODES`
 ) -> np.ndarray:  # (n_atoms, 3) [Å]
     "Ask a policy for a move from known forces."
-    graph = AtomGraph.from_atoms(atoms, actor.network.settings.cutoff)
+    graph = AtomGraph.from_atoms(atoms, actor.settings.cutoff)
     graph = replace(graph, forces=torch.as_tensor(forces)).to(dtype=next(actor.parameters()).dtype)
     return correct_action(graph, actor(graph), r0, mode).displacement.double().numpy()
 

@@ -158,13 +158,13 @@ def compute_loss_pi(
     "Measure the actor by the critic, the environment's correction and the labels."
     s, graph = self.settings, batch.graph
     weight = s.deviation_weight if deviation_weight is None else deviation_weight
-    move = self.actor(graph)
-    q, penalty = self.critics.critics[0](graph, move), self.deviation_penalty(batch, move)
+    move, action_scale = self.actor.propose(graph)
+    q, penalty = self.critics.first(graph, move), self.deviation_penalty(batch, move)
     size = q.detach().abs().mean().clamp(min=1e-6)
     error = (relative_error(graph, move, batch.target) * batch.has_target).sum() / batch.has_target.sum().clamp(min=1)
     loss = -s.q_weight * q.mean() / size + weight * penalty / (1 if s.deviation_scaled else size) + s.imitation_weight * imitation * error
-    scale = (graph.mean((move**2).sum(1)).sqrt() / output_scale(graph, self.actor.network.settings)).mean()
-    return loss, dict(loss_pi=loss, q_pi=q.mean(), deviation=penalty, imitation_error=error, output_scale=scale)
+    scale = (graph.mean((move**2).sum(1)).sqrt() / output_scale(graph, self.actor.settings)).mean()
+    return loss, dict(loss_pi=loss, q_pi=q.mean(), deviation=penalty, imitation_error=error, output_scale=scale, action_scale=action_scale.mean())
 
 # %% ../nbs/07_td3.ipynb #07a79576
 @torch.no_grad()

@@ -668,14 +668,18 @@ def with_env(
     return torch.cat([pooled, graph.env[:, None].expand(-1, pooled.shape[1], -1)], dim=2)
 
 # %% ../nbs/02_networks.ipynb #b071d72b
+def _start_small(layer, factor=0.1):
+    "Scale down what a last layer says before it has learnt."
+    with torch.no_grad():
+        for linear in [layer] if isinstance(layer, Linear) else [layer.sc, layer.lin2]: linear.weight.mul_(factor)
+
 class Actor(Network):
     "Propose a displacement for every atom."
     HEADS = dict(direct=o3.Irreps("1x0e+1x1o"), hessian=SpringModel.IRREPS, plain=o3.Irreps("1x1o"))
 
     def __init__(self, settings: NetworkSettings = NetworkSettings()):
         super().__init__(settings, self.HEADS[check_network(settings).head])
-        if settings.head == "direct":
-            with torch.no_grad(): self.layers[-1].weight.mul_(0.1)
+        if settings.head == "direct": _start_small(self.layers[-1])
         if settings.head == "hessian": self.springs = SpringModel(settings)
         if settings.env_input_dim: self.gate = Tail(settings.channels + settings.env_input_dim)
 
@@ -711,8 +715,7 @@ class Critic(Network):
     def __init__(self, settings: NetworkSettings = NetworkSettings(), copies: tuple = ()):
         pooled = check_network(settings).critic == "pooled"
         super().__init__(settings, o3.Irreps("1x0e" if pooled else "3x0e+1x1o"), copies, takes_action=pooled)
-        if not pooled:
-            with torch.no_grad(): next(self.layers[-1].parameters()).mul_(0.1)
+        if not pooled: _start_small(self.layers[-1])
         if settings.env_input_dim or settings.tail_mlp == "always":
             n_in = settings.channels + settings.env_input_dim + 1
             self.tail_mlp = Tail(n_in, copies, ordinary=settings.tail_mlp == "always")

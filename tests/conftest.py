@@ -28,6 +28,14 @@ def alfe():
 
 
 @pytest.fixture
+def reference():
+    """Folder of the numbers computed with the original model."""
+    folder = ALFE.parent.parent / "fixtures" / "reference"
+    if not folder.exists(): pytest.skip("the original's numbers are not beside this checkout")
+    return folder
+
+
+@pytest.fixture
 def trainer(small):
     """A trainer that has played a few rounds."""
     from atomrl_nb.structures import load

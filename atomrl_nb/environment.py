@@ -274,12 +274,13 @@ def executed_move(
     mode: str = "structure",  # one of `constraints.CORRECTION_MODES`
 ) -> tuple:  # (move (n_atoms, 3) [Å], a_back of the structure)
     "Hold fixed atoms, and take back what the smallest distance forbids."
-    tensor = lambda x: torch.as_tensor(np.array(x), dtype=torch.float64)
+    tensor, proposed = lambda x: torch.as_tensor(np.array(x), dtype=torch.float64), np.where(fixed_mask(atoms)[:, None], 0.0, proposed)
+    reach = float(torch.as_tensor(r0).max()) + 2 * np.linalg.norm(proposed, axis=1).max()
+    if closest_pair(atoms, reach)[1] is None: return proposed, 0.0  # mostly: no pair can meet
     graph = AtomGraph(positions=tensor(atoms.positions), numbers=torch.as_tensor(atoms.numbers), cell=tensor(atoms.cell)[None],
                       pbc=torch.as_tensor(atoms.pbc)[None], batch=torch.zeros(len(atoms), dtype=torch.int64))
-    free = tensor(np.where(fixed_mask(atoms)[:, None], 0.0, proposed))
-    correction = correct_action(graph, free, r0, mode)
-    length = free.norm(dim=1) if mode == "atom" else free.new_ones(1)
+    correction = correct_action(graph, tensor(proposed), r0, mode)
+    length = tensor(proposed).norm(dim=1) if mode == "atom" else torch.ones(1)
     a_back = (correction.a_back * length).sum() / length.sum().clamp(min=1e-12)
     return correction.displacement.numpy(), a_back.item()
 

@@ -1,16 +1,20 @@
 """What the parts promise each other: each test fails when the mechanism it names is taken out."""
+import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import load_file
 
-from atomrl_nb.constraints import correction_reward
+from atomrl_nb.constraints import correct_action, correction_reward, covalent_r0
 from atomrl_nb.environment import Environment, force_norm, log_force_ratio
 from atomrl_nb.expert import fake_step
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.networks import Actor, rms_force
 from atomrl_nb.optimizer import RLOptimizer, learnt_hessian
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
+from atomrl_nb.training import Trainer, card_of, resume, train
 
 
 class WrongWay(Actor):
@@ -71,6 +75,62 @@ def test_the_actor_pays_for_what_the_environment_would_hold_back(trainer):
         losses.append(loss)
     assert log["deviation"] > 0
     torch.testing.assert_close(losses[1] - losses[0], 10 * log["deviation"], rtol=1e-3, atol=1e-5)
+
+
+def test_the_penalty_turns_the_actor_aside_and_counts_no_noise(trainer):
+    agent, batch = trainer.agent, sampled(trainer)
+    agent.r0 = 2.8
+    move = agent.actor(batch.graph).detach().requires_grad_()
+    slopes = {}
+    for through in (True, False):
+        agent.settings = replace(agent.settings, deviation_through=through)
+        slopes[through], = torch.autograd.grad(agent.deviation_penalty(batch, move), move)
+    held = correct_action(batch.graph, move, 2.8).a_back[batch.graph.batch] > 0
+    along = lambda g: torch.nn.functional.cosine_similarity(g[held], move[held], dim=1)
+    assert (along(slopes[False]) > 0.999).all() and (along(slopes[True]) < 0.99).any()
+    noisy = replace(batch, displacement=batch.displacement + 0.5)  # what was executed then, noise and all
+    assert agent.deviation_penalty(noisy, move) == agent.deviation_penalty(batch, move)
+    agent.settings = replace(agent.settings, deviation_target="replay")
+    assert agent.deviation_penalty(noisy, move) > agent.deviation_penalty(batch, move) + 0.1
+
+
+@pytest.mark.parametrize("mode", ["structure", "atom"])
+def test_the_agent_corrects_as_its_environment_does(small, mode):
+    """One rule and one distance in play, in the penalty and in the policy's card."""
+    env = replace(small.environment, correction_mode=mode, r0_factor=0.9)
+    trainer = Trainer(replace(small, environment=env), load("alloys4"))
+    trainer.begin()
+    agent, (played, _) = trainer.agent, trainer.agent.act(trainer.graph)
+    pushed = 4 * played
+    wanted = correct_action(trainer.graph, pushed, agent.r0, agent.correction_mode)
+    for k, env in enumerate(trainer.environments):
+        info = env.step(pushed[trainer.graph.batch == k].numpy())[4]
+        np.testing.assert_allclose(info["displacement"], wanted.displacement[trainer.graph.batch == k], atol=1e-4)
+    assert agent.correction_mode == mode and torch.equal(agent.r0, covalent_r0(0.9)) and 0 < wanted.a_back.max()
+    card = card_of(trainer)
+    assert json.loads(json.dumps(card)) == card and (card["correction_mode"], card["r0_factor"], card["r0"]) == (mode, 0.9, None)
+    atoms = perturb(load("alloys4")[0], 0.3, seed=0)
+    atoms.calc = calculator("emt")
+    opt = RLOptimizer(atoms, (agent.actor, card), logfile=None)
+    assert torch.equal(opt.r0, covalent_r0(0.9)) and opt.run(fmax=0.05, steps=60)
+
+
+def test_resume_is_exact_with_everything_switched_on(small, tmp_path):
+    """History, features, a schedule of lambda and one share for each atom: all of it goes on where it stopped."""
+    env = replace(small.environment, history=True, env_features=("last_a_back", "budget_used"), correction_mode="atom", r0=2.4, reward="hybrid")
+    settings = replace(small, environment=env, td3=replace(small.td3, deviation_weight=0.0, deviation_weight_end=5.0, deviation_steps=40))
+    whole = train(replace(settings, run=str(tmp_path / "whole")), progress=False)
+    parts = train(replace(settings, run=str(tmp_path / "parts"), steps=20), progress=False)
+    resume(parts, steps=48, progress=False)
+    for name in ("agent", "memory"):
+        a, b = (load_file(run / "checkpoints" / "step_00000048" / f"{name}.safetensors") for run in (whole, parts))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    states = [(run / "checkpoints" / "step_00000048" / "state.json").read_text() for run in (whole, parts)]
+    assert states[0] == states[1]
+    constant = train(replace(settings, run=str(tmp_path / "constant"), td3=small.td3), progress=False)
+    other = load_file(constant / "checkpoints" / "step_00000048" / "agent.safetensors")
+    mine = load_file(whole / "checkpoints" / "step_00000048" / "agent.safetensors")
+    assert any(not torch.equal(mine[k], other[k]) for k in mine)
 
 
 def test_imitation_fades(trainer):

@@ -13,3 +13,12 @@ def test_training_of_the_shipped_policy_in_its_quick_form():
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.stdout.count("RLOptimizer         6/6") == 2  # the policy of the package
     assert before == {p: p.stat().st_mtime_ns for p in (ROOT / "atomrl_nb" / "policies").iterdir()}
+
+
+def test_the_experiment_on_constraints_in_its_quick_form():
+    result = ROOT / "nbs" / "benchmark" / "constraints.json"
+    before = result.read_bytes() if result.exists() else None
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_constraints.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
+                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["start", "dense", "dense", "inside", "inside"]
+    assert before == (result.read_bytes() if result.exists() else None)

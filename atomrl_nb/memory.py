@@ -72,10 +72,11 @@ def row_index(
     counts: torch.Tensor,  # (n,) rows of each piece
 ) -> tuple:  # rows of the table, and the piece that each belongs to: (sum of counts,) each
     "List the rows of some pieces, piece after piece."
+    piece = torch.arange(len(starts), device=starts.device)
+    if (counts == 1).all(): return starts, piece
     ends = counts.cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    piece = torch.arange(len(starts), device=starts.device).repeat_interleave(counts, output_size=total)
-    return torch.arange(total, device=starts.device) + (starts - ends + counts).index_select(0, piece), piece
+    piece = piece.repeat_interleave(counts)
+    return torch.arange(len(piece), device=starts.device) + (starts - ends + counts).index_select(0, piece), piece
 
 # %% ../nbs/06_memory.ipynb #aa437bc5
 _UNCHANGED = ("numbers", "cell", "pbc", "fixed")  # the same before and after a move
@@ -132,7 +133,9 @@ class ReplayMemory:
         self.buffer_capacity, self.settings, self.gamma, self.device = buffer_capacity, settings, gamma, torch.device(device)
         self.lanes = [_Lane(0, buffer_capacity - reserved), _Lane(buffer_capacity - reserved, reserved)][:2 if reserved else 1]
         self.storage, self.kinds = {}, {}  # field -> (slots or blocks, ...), field -> kind of its rows
+        self.plan, self.n_own = [], 0  # (field, kind, part of the batch that it goes to, whether it holds atom numbers), kinds of the state
         self.block, self.start, self.count = {}, {}, {}  # kind -> rows a block, first block and number of blocks of each slot
+        self.where = torch.zeros(0, 2, 0, dtype=torch.int64)  # (buffer_capacity, 2, kinds): start and count again, side by side
         self.follower = torch.zeros(0, 2, dtype=torch.int64)  # (buffer_capacity, 2): slot and t_total of the next step of the episode
 
     def __len__(self) -> int: return sum(min(lane.written, lane.slots) for lane in self.lanes)
@@ -141,7 +144,7 @@ class ReplayMemory:
     def written(self) -> int: return sum(lane.written for lane in self.lanes)  # transitions so far, those overwritten included
 
     @property
-    def nbytes(self) -> int: return sum(t.nbytes for t in (*self.storage.values(), *self.start.values(), *self.count.values(), self.follower))
+    def nbytes(self) -> int: return sum(t.nbytes for t in (*self.storage.values(), self.where, self.follower))
 
 # %% ../nbs/06_memory.ipynb #77dd650c
 def free_memory() -> float:  # bytes
@@ -172,7 +175,7 @@ def _reblock(self: ReplayMemory, kind, counts):
     factor = self.block.get(kind, block) // block
     self.block[kind] = block
     if factor > 1:
-        self.start[kind], self.count[kind] = self.start[kind] * factor, self.count[kind] * factor
+        self.start[kind].mul_(factor), self.count[kind].mul_(factor)
         for lane in self.lanes:
             for table in (lane.base, lane.room, lane.head): table[kind] *= factor
         for name in [name for name in self.storage if self.kinds[name] == kind]: self.storage[name] = self.storage[name].unflatten(1, (factor, block)).flatten(0, 1)
@@ -216,9 +219,14 @@ def _place(self: ReplayMemory, lane, kind, n, coming):
 @patch
 def _allocate(self: ReplayMemory, flat, counts):
     "Make the tensors for rows like these."
-    zeros = lambda: {kind: torch.zeros(self.buffer_capacity, dtype=torch.int64, device=self.device) for kind in counts}
-    self.start, self.count, self.follower = zeros(), zeros(), torch.full((self.buffer_capacity, 2), -1, device=self.device)
+    counts = dict(sorted(counts.items(), key=lambda item: (item[0].startswith("next_"), item[0])))  # atoms first, the next state's last
+    self.where = torch.zeros(self.buffer_capacity, 2, len(counts), dtype=torch.int64, device=self.device)
+    self.start, self.count = (dict(zip(counts, table.T)) for table in self.where.unbind(1))
+    self.follower = torch.full((self.buffer_capacity, 2), -1, device=self.device)
     self.kinds, blocks = {name: _kind(name) for name in flat}, {kind: self._reblock(kind, c) for kind, c in counts.items()}
+    part = lambda name: 0 if name in _OF_BATCH else 1 + name.startswith("next_")
+    self.plan = [(name, kind, part(name), name.endswith("_index")) for name, kind in self.kinds.items()]
+    self.n_own = sum(not kind.startswith("next_") for kind in counts)
     for name, value in flat.items():
         shape = (0, self.block[self.kinds[name]]) if self.kinds[name] in counts else (self.buffer_capacity,)
         self.storage[name] = value.new_zeros(*shape, *value.shape[1:], device=self.device)
@@ -283,8 +291,8 @@ def holds(self: ReplayMemory, slot: int, t_total: int) -> bool:
 @patch
 def _ahead(self: ReplayMemory, slots) -> tuple:
     "Follow the episodes of some slots up to `n_step` steps: last slots, summed rewards, discounts of the state after them."
-    last, reward = slots, self.storage["reward"][slots]
-    discount, going = torch.full_like(reward, self.gamma), torch.ones_like(slots, dtype=torch.bool)
+    last, reward, going = slots, self.storage["reward"].index_select(0, slots), True
+    discount = torch.full_like(reward, self.gamma)
     for _ in range(self.settings.n_step - 1):
         follower, t_total = self.follower[last].T
         going = going & (follower >= 0) & (self.storage["t_total"][follower.clamp(min=0)] == t_total)
@@ -300,31 +308,24 @@ def get(
     slots: torch.Tensor,  # (n,)
 ) -> Batch:
     "Collate the transitions of some slots."
-    slots = slots.to(self.device)
+    n, slots = len(slots), slots.to(self.device)
     last, reward, discount = self._ahead(slots)
-    at = {kind: last if kind.startswith("next_") else slots for kind in self.count}
-    if last is slots: del at["next_atoms"]  # the same blocks as those of the atoms
-    rows, piece = row_index(*(torch.cat([table[kind].index_select(0, at[kind]) for kind in at]) for table in (self.start, self.count)))
-    ends = torch.searchsorted(piece, len(slots) * torch.arange(1, len(at) + 1, device=self.device)).tolist()
-    part = {kind: slice(start, stop) for kind, start, stop in zip(at, [0, *ends], ends)}
-    index = {"graphs": slots, "next_graphs": last, "next_atoms": rows[part["atoms"]]} | {kind: rows[part[kind]] for kind in at}
-    flat = {name: value.index_select(0, index[self.kinds[name]]) for name, value in self.storage.items()}
-    of = {kind: piece[part[kind]] - k * len(slots) for k, kind in enumerate(at)}  # structure that each block belongs to
-    return self._assemble(flat | {"reward": reward}, of, discount)
-
-@patch
-def _assemble(self: ReplayMemory, flat, of, discount):
-    "Make a batch of gathered blocks."
-    atoms, sizes = self.block["atoms"], torch.bincount(of["atoms"], minlength=len(discount))
-    first, graph_of = (sizes.cumsum(0) - sizes) * atoms, of["atoms"].repeat_interleave(atoms)
-    for name, kind in self.kinds.items():
-        if kind not in self.block: continue
-        if name.endswith("_index"): flat[name] = flat[name] + first.index_select(0, of[kind])[:, None, None]
-        flat[name] = flat[name].flatten(0, 1)
-        if name.endswith("_index"): flat[name] = flat[name].T
-    own, shared = {name: flat.pop(name) for name in _OF_BATCH}, {name: flat[name] for name in _UNCHANGED if name in flat}
-    ahead = {name[5:]: flat.pop(name) for name in list(flat) if name.startswith("next_")}
-    return Batch(graph=AtomGraph(**flat, batch=graph_of), next_graph=AtomGraph(**shared, **ahead, batch=graph_of), discount=discount, **own)
+    where = self.where.index_select(0, slots)
+    if last is not slots: where[..., self.n_own:] = self.where[last][..., self.n_own:]
+    starts, counts = where.permute(1, 2, 0).unbind(0)
+    (rows, piece), totals = row_index(starts.flatten(), counts.flatten()), counts.sum(1).tolist()
+    index = {"graphs": slots, "next_graphs": last} | dict(zip(self.count, rows.split(totals)))
+    of = dict(zip(self.count, (piece % n).split(totals)))  # structure that each block belongs to
+    first = (counts[0].cumsum(0) - counts[0]) * self.block["atoms"]
+    own, graph, ahead = {}, {"batch": of["atoms"].repeat_interleave(self.block["atoms"])}, {}
+    for name, kind, place, is_index in self.plan:
+        value = self.storage[name].index_select(0, index[kind])
+        if is_index: value = (value + first.index_select(0, of[kind])[:, None, None]).flatten(0, 1).T
+        elif kind in of: value = value.flatten(0, 1)
+        (own, graph, ahead)[place][name[5:] if place == 2 else name] = value
+    own["reward"] = reward
+    ahead |= {name: graph[name] for name in ("batch", *_UNCHANGED) if name in graph}
+    return Batch(graph=AtomGraph(**graph), next_graph=AtomGraph(**ahead), discount=discount, **own)
 
 # %% ../nbs/06_memory.ipynb #b3f60d30
 @patch

@@ -70,12 +70,10 @@ class Batch:
 def row_index(
     starts: torch.Tensor,  # (n,) first row of each piece
     counts: torch.Tensor,  # (n,) rows of each piece
-) -> tuple:  # rows of the table, and the piece that each belongs to: (sum of counts,) each
+) -> tuple:  # rows of the tensor, and the piece that each belongs to: (sum of counts,) each
     "List the rows of some pieces, piece after piece."
-    piece = torch.arange(len(starts), device=starts.device)
-    if (counts == 1).all(): return starts, piece
     ends = counts.cumsum(0)
-    piece = piece.repeat_interleave(counts)
+    piece = torch.arange(len(starts), device=starts.device).repeat_interleave(counts)
     return torch.arange(len(piece), device=starts.device) + (starts - ends + counts).index_select(0, piece), piece
 
 # %% ../nbs/06_memory.ipynb #aa437bc5
@@ -134,6 +132,7 @@ class ReplayMemory:
         self.lanes = [_Lane(0, buffer_capacity - reserved), _Lane(buffer_capacity - reserved, reserved)][:2 if reserved else 1]
         self.storage, self.kinds = {}, {}  # field -> (slots or blocks, ...), field -> kind of its rows
         self.plan, self.n_own = [], 0  # (field, kind, part of the batch that it goes to, whether it holds atom numbers), kinds of the state
+        self.single = True  # every slot has one block of each kind
         self.block, self.start, self.count = {}, {}, {}  # kind -> rows a block, first block and number of blocks of each slot
         self.where = torch.zeros(0, 2, 0, dtype=torch.int64)  # (buffer_capacity, 2, kinds): start and count again, side by side
         self.follower = torch.zeros(0, 2, dtype=torch.int64)  # (buffer_capacity, 2): slot and t_total of the next step of the episode
@@ -179,6 +178,7 @@ def _reblock(self: ReplayMemory, kind, counts):
         for lane in self.lanes:
             for table in (lane.base, lane.room, lane.head): table[kind] *= factor
         for name in [name for name in self.storage if self.kinds[name] == kind]: self.storage[name] = self.storage[name].unflatten(1, (factor, block)).flatten(0, 1)
+    self.single &= factor == 1 and bool((counts == block).all())
     return counts // block
 
 @patch
@@ -308,24 +308,31 @@ def get(
     slots: torch.Tensor,  # (n,)
 ) -> Batch:
     "Collate the transitions of some slots."
-    n, slots = len(slots), slots.to(self.device)
+    slots = slots.to(self.device)
     last, reward, discount = self._ahead(slots)
-    where = self.where.index_select(0, slots)
-    if last is not slots: where[..., self.n_own:] = self.where[last][..., self.n_own:]
-    starts, counts = where.permute(1, 2, 0).unbind(0)
-    (rows, piece), totals = row_index(starts.flatten(), counts.flatten()), counts.sum(1).tolist()
-    index = {"graphs": slots, "next_graphs": last} | dict(zip(self.count, rows.split(totals)))
-    of = dict(zip(self.count, (piece % n).split(totals)))  # structure that each block belongs to
-    first = (counts[0].cumsum(0) - counts[0]) * self.block["atoms"]
+    rows, of, atoms = self._find(slots, last)
+    first, kinds = atoms.cumsum(0) - atoms, {"graphs": slots, "next_graphs": last} | rows
     own, graph, ahead = {}, {"batch": of["atoms"].repeat_interleave(self.block["atoms"])}, {}
     for name, kind, place, is_index in self.plan:
-        value = self.storage[name].index_select(0, index[kind])
+        value = self.storage[name].index_select(0, kinds[kind])
         if is_index: value = (value + first.index_select(0, of[kind])[:, None, None]).flatten(0, 1).T
-        elif kind in of: value = value.flatten(0, 1)
+        elif kind in rows: value = value.flatten(0, 1)
         (own, graph, ahead)[place][name[5:] if place == 2 else name] = value
     own["reward"] = reward
     ahead |= {name: graph[name] for name in ("batch", *_UNCHANGED) if name in graph}
     return Batch(graph=AtomGraph(**graph), next_graph=AtomGraph(**ahead), discount=discount, **own)
+
+@patch
+def _find(self: ReplayMemory, slots, last) -> tuple:
+    "Find for each kind the blocks of some slots and the structure that each block belongs to; and count atoms: (n,)."
+    where = self.where.index_select(0, slots)
+    if last is not slots: where[..., self.n_own:] = self.where[last][..., self.n_own:]
+    (starts, counts), n = where.permute(1, 2, 0).unbind(0), len(slots)
+    if self.single: rows, of = starts.unbind(0), [torch.arange(n, device=self.device)] * len(starts)
+    else:
+        (rows, piece), totals = row_index(starts.flatten(), counts.flatten()), counts.sum(1).tolist()
+        rows, of = rows.split(totals), (piece % n).split(totals)
+    return dict(zip(self.count, rows)), dict(zip(self.count, of)), counts[0] * self.block["atoms"]
 
 # %% ../nbs/06_memory.ipynb #b3f60d30
 @patch
@@ -392,7 +399,7 @@ def load_state(self: ReplayMemory, state: dict):
     for lane, (_, written) in zip(self.lanes, state["lanes"].tolist()): lane.written = written
     part = lambda prefix: {k.removeprefix(prefix): v.to(self.device) for k, v in state.items() if k.startswith(prefix)}
     live, saved, counts = [lane.live() for lane in self.lanes], part("storage."), part("count.")
-    self.storage, self.block = {}, {}
+    self.storage, self.block, self.single = {}, {}, True
     if not saved: return
     slots = torch.cat(live).sort().values
     self._allocate(saved, counts)

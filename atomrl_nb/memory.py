@@ -215,6 +215,16 @@ def _place(self: ReplayMemory, lane, kind, n, coming):
     self._relay(kind, [live if other is lane else other.live() for other in self.lanes])
     return lane.head[kind]
 
+@patch
+def _trim(self: ReplayMemory, lane, n):
+    "Cut a lane's rooms to what its transitions take, and some blocks on top for `n` more at once."
+    for kind, counts in self.count.items():
+        counts = counts[lane.live()]
+        room = int(counts.sum()) * 9 // 8 + 2 * n * int(counts.max())
+        if room < lane.room[kind]:
+            lane.room[kind] = room
+            self._relay(kind, [other.live() for other in self.lanes])
+
 # %% ../nbs/06_memory.ipynb #42c1269f
 @patch
 def _allocate(self: ReplayMemory, flat, counts):
@@ -268,6 +278,8 @@ def add(
     rows = {kind: row_index(self.start[kind][slots], c)[0] for kind, c in counts.items()}
     for name, value in flat.items(): self.storage[name][rows.get(self.kinds[name], slots)] = self._cut(name, value)
     self._link(slots, flat["t_total"], previous or [])
+    for lane in self.lanes:
+        if lane.written - len(slots) < lane.slots <= lane.written: self._trim(lane, len(slots))
     return slots
 
 @patch

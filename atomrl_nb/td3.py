@@ -31,7 +31,8 @@ class TD3Settings:
     target_noise_clip: float = 0.3  # largest target noise, as a share of the rms displacement
     deviation_weight: float = 0.1  # lambda of the deviation penalty [1/Å²]
     q_weight: float = 0.1  # of the critic's judgement in the actor loss
-    imitation_weight: float = 1.0  # of the relative hindsight error
+    imitation_weight: float = 1.0  # of the relative error against labels
+    q_filter: bool = False  # a label counts only where the critic judges it better than the actor's move
     max_grad_norm: float = 10.0  # gradients are clipped to this norm
 
 # %% ../nbs/07_td3.ipynb #e20035b4
@@ -93,7 +94,8 @@ def q_target(
     s, graph = self.settings, batch.next_graph
     move = self.actor_target(graph)
     move = move + relative_noise(graph, move, s.target_policy_noise, self.generator, s.target_noise_clip)
-    return batch.reward + s.gamma * (1 - batch.terminated) * self.critics_target(graph, move).min(0).values
+    discount = s.gamma if batch.discount is None else batch.discount
+    return batch.reward + discount * (1 - batch.terminated) * self.critics_target(graph, move).min(0).values
 
 # %% ../nbs/07_td3.ipynb #fe9ac7d1
 @patch
@@ -116,6 +118,20 @@ def relative_error(
     square = lambda x: graph.mean((x**2).sum(1))
     return ((square(displacement - target) + 1e-16) / (square(target) + 1e-12)).sqrt()
 
+# %% ../nbs/07_td3.ipynb #bd8875f0
+@patch
+def imitation_error(
+    self: TD3Agent,
+    batch: Batch,
+    move: torch.Tensor,  # (n_atoms, 3) of the actor [Å]
+    q: torch.Tensor,  # (n_graphs,) of that move
+) -> tuple:  # (mean relative error against the labels that count, share of transitions that have one)
+    "Measure the actor against the labels."
+    counts = batch.has_target
+    if self.settings.q_filter:
+        with torch.no_grad(): counts = counts * (self.critics(batch.graph, batch.target)[0] > q)
+    return (relative_error(batch.graph, move, batch.target) * counts).sum() / counts.sum().clamp(min=1), counts.mean()
+
 # %% ../nbs/07_td3.ipynb #c65e5090
 @patch
 def compute_loss_pi(
@@ -127,10 +143,10 @@ def compute_loss_pi(
     s, graph = self.settings, batch.graph
     move = self.actor(graph)
     q, penalty = self.critics.critics[0](graph, move), deviation(graph, move, self.r0).mean()
-    error = (relative_error(graph, move, batch.target) * batch.has_target).sum() / batch.has_target.sum().clamp(min=1)
+    error, label_share = self.imitation_error(batch, move, q)
     loss = -s.q_weight * q.mean() / q.detach().abs().mean().clamp(min=1e-6) + s.deviation_weight * penalty + s.imitation_weight * imitation * error
     scale = (graph.mean((move**2).sum(1)).sqrt() / output_scale(graph, self.actor.network.settings)).mean()
-    return loss, dict(loss_pi=loss, q_pi=q.mean(), deviation=penalty, imitation_error=error, output_scale=scale)
+    return loss, dict(loss_pi=loss, q_pi=q.mean(), deviation=penalty, imitation_error=error, label_share=label_share, output_scale=scale)
 
 # %% ../nbs/07_td3.ipynb #07a79576
 @torch.no_grad()

@@ -100,7 +100,7 @@ def _resume(args):
 def _outcome(run):
     "Say how far a run came and how good its best evaluation was."
     metrics, tests = read_table(run), read_table(run, "evaluations")
-    said = f"{run}: {len(metrics)} steps"
+    said = f"{run}: {len(metrics)} steps ({metrics.expert_evaluations.sum():.0f} force evaluations by the expert)"
     if not len(tests): return f"{said}, never evaluated"
     best = tests.groupby("t_total").agg(steps=("steps", "mean"), relaxed=("terminated", "sum"), starts=("start", "size")).sort_values("steps", kind="stable").iloc[0]
     return f"{said}; policy.safetensors is of t_total {best.name}, when it relaxed {best.relaxed:.0f} of {best.starts:.0f} test starts, {best.steps:.1f} steps on average"

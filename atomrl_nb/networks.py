@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'REFERENCE', 'CURES', 'KINDS', 'REFERENCE_NETWORKS', 'NetworkSettings', 'check_network', 'element_features',
-           'to_rows', 'Linear', 'Gate', 'arrange', 'image_sums', 'Geometry', 'geometry_of', 'paired', 'Radial',
-           'Convolution', 'rms_force', 'output_scale', 'unit_and_norm', 'relative_inputs', 'check_finite', 'Embedding',
-           'Network', 'PlainNetwork', 'translation_free', 'capped', 'to_displacement', 'Hessian', 'padded_rows',
-           'SpringModel', 'lanczos', 'saddle_free_step', 'Tail', 'with_env', 'Actor', 'Critic', 'TwinCritics',
-           'assert_consistent', 'from_reference', 'load_reference_checkpoint', 'save_policy', 'load_policy']
+           'to_rows', 'Linear', 'Gate', 'arrange', 'image_sums', 'Geometry', 'geometry_of', 'paired', 'prepared',
+           'Radial', 'Convolution', 'rms_force', 'output_scale', 'unit_and_norm', 'relative_inputs', 'check_finite',
+           'Embedding', 'Network', 'PlainNetwork', 'translation_free', 'capped', 'to_displacement', 'Hessian',
+           'padded_rows', 'SpringModel', 'lanczos', 'saddle_free_step', 'Tail', 'with_env', 'Actor', 'Critic',
+           'TwinCritics', 'assert_consistent', 'from_reference', 'load_reference_checkpoint', 'save_policy',
+           'load_policy']
 
 # %% ../nbs/02_networks.ipynb #65691284
 import copy, json, math, os, warnings
@@ -264,6 +265,13 @@ def paired(
 ) -> AtomGraph:  # with pair features
     "Sum images into pairs where the graph does not carry them yet."
     return graph if graph.pair_features is not None else with_pairs(graph, settings.cutoff, settings.n_basis, settings.lmax_edge)
+
+def prepared(
+    graph: AtomGraph,  # with edges
+    settings: NetworkSettings,
+) -> AtomGraph:  # what a memory stores
+    "Keep of the geometry what the networks need: pairs, or edges where radial functions are learnt."
+    return graph if settings.radial_layers else replace(paired(graph, settings), edge_index=None, edge_vec=None)
 
 # %% ../nbs/02_networks.ipynb #8b4d038c
 class Radial(torch.nn.Module):

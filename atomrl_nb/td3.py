@@ -37,7 +37,8 @@ class TD3Settings:
     deviation_through: bool = True  # let the gradient run through the correction
     deviation_scaled: bool = True  # lambda in units of the mean |Q|, or of Q itself
     q_weight: float = 0.1  # of the critic's judgement in the actor loss
-    imitation_weight: float = 1.0  # of the relative hindsight error
+    imitation_weight: float = 1.0  # of the relative error against labels
+    q_filter: bool = False  # a label counts only where the critic judges it better than the actor's move
     max_grad_norm: float = 10.0  # gradients are clipped to this norm
 
     def __post_init__(self): check_name(self.deviation_target, ("corrected", "replay"), "deviation target")
@@ -86,10 +87,10 @@ class TD3Agent:
 def act(
     self: TD3Agent,
     graph: AtomGraph,  # one or many structures, with forces
-) -> tuple:  # (displacement, noise), each (n_atoms, 3) [Å]
+) -> tuple:  # displacement and noise, each (n_atoms, 3) [Å], and Action Scale (n_graphs,)
     "Propose displacements and exploration noise."
-    move = self.actor(graph)
-    return move, relative_noise(graph, move, self.settings.exploration_noise, self.generator)
+    move, scale = self.actor.propose(graph)
+    return move, relative_noise(graph, move, self.settings.exploration_noise, self.generator), scale
 
 # %% ../nbs/07_td3.ipynb #935591d2
 @patch
@@ -102,7 +103,8 @@ def q_target(
     s, graph = self.settings, batch.next_graph
     move = self.actor_target(graph)
     move = move + relative_noise(graph, move, s.target_policy_noise, self.generator, s.target_noise_clip)
-    return batch.reward + s.gamma * (1 - batch.terminated) * self.critics_target(graph, move).min(0).values
+    discount = s.gamma if batch.discount is None else batch.discount
+    return batch.reward + discount * (1 - batch.terminated) * self.critics_target(graph, move).min(0).values
 
 # %% ../nbs/07_td3.ipynb #fe9ac7d1
 @patch
@@ -147,6 +149,20 @@ def relative_error(
     square = lambda x: graph.mean((x**2).sum(1))
     return ((square(displacement - target) + 1e-16) / (square(target) + 1e-12)).sqrt()
 
+# %% ../nbs/07_td3.ipynb #bd8875f0
+@patch
+def imitation_error(
+    self: TD3Agent,
+    batch: Batch,
+    move: torch.Tensor,  # (n_atoms, 3) of the actor [Å]
+    q: torch.Tensor,  # (n_graphs,) of that move
+) -> tuple:  # (mean relative error against the labels that count, share of transitions that have one)
+    "Measure the actor against the labels."
+    counts = batch.has_target
+    if self.settings.q_filter:
+        with torch.no_grad(): counts = counts * (self.critics(batch.graph, batch.target)[0] > q)
+    return (relative_error(batch.graph, move, batch.target) * counts).sum() / counts.sum().clamp(min=1), counts.mean()
+
 # %% ../nbs/07_td3.ipynb #c65e5090
 @patch
 def compute_loss_pi(
@@ -161,10 +177,12 @@ def compute_loss_pi(
     move, action_scale = self.actor.propose(graph)
     q, penalty = self.critics.first(graph, move), self.deviation_penalty(batch, move)
     size = q.detach().abs().mean().clamp(min=1e-6)
-    error = (relative_error(graph, move, batch.target) * batch.has_target).sum() / batch.has_target.sum().clamp(min=1)
+    error, label_share = self.imitation_error(batch, move, q)
     loss = -s.q_weight * q.mean() / size + weight * penalty / (1 if s.deviation_scaled else size) + s.imitation_weight * imitation * error
     scale = (graph.mean((move**2).sum(1)).sqrt() / output_scale(graph, self.actor.settings)).mean()
-    return loss, dict(loss_pi=loss, q_pi=q.mean(), deviation=penalty, imitation_error=error, output_scale=scale, action_scale=action_scale.mean())
+    return loss, dict(loss_pi=loss, q_pi=q.mean(), deviation=penalty, imitation_error=error, label_share=label_share, output_scale=scale,
+                      action_scale=action_scale.mean())
+
 
 # %% ../nbs/07_td3.ipynb #07a79576
 @torch.no_grad()

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from .checkpoints import Table, check_free, create_run, latest_t_total, load_checkpoint, read_run, save_checkpoint
 from .environment import Environment, EnvironmentSettings, resolve_r0, smallest_distance
-from .expert import ExpertSettings, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, update_hessian
-from .graphs import AtomGraph, with_pairs
-from .memory import Batch, ReplayMemory
-from .networks import NetworkSettings, save_policy
+from .expert import MODES, SCHEDULES, ExpertSettings, call_share, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, running_success, update_hessian
+from .graphs import AtomGraph
+from .memory import SAMPLING, Batch, MemorySettings, ReplayMemory, ages
+from .networks import NetworkSettings, prepared, save_policy
 from .structures import InputError, calculator, check_structure, fixed_mask, known_elements, load
 from .td3 import TD3Agent, TD3Settings, deviation_weight_at
 
@@ -48,6 +48,7 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
     expert: ExpertSettings = field(default_factory=ExpertSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     td3: TD3Settings = field(default_factory=TD3Settings)
 
 def settings_from(
@@ -78,6 +79,21 @@ def _checked(name, value, expected):
     if not fits: raise InputError(f"Setting {name!r} is {value!r}, but {type(expected).__name__} is expected, like {expected!r}.")
     return type(expected)(value) if isinstance(expected, (int, float)) else value
 
+# %% ../nbs/09_training.ipynb #df94796d
+def _check_expert_and_memory(s):
+    "Raise `InputError` where the settings of expert and memory make no sense, alone or together."
+    for name, value, known in (("expert.mode", s.expert.mode, MODES), ("expert.schedule", s.expert.schedule, SCHEDULES),
+                               ("memory.sampling", s.memory.sampling, SAMPLING)):
+        if value not in known: raise InputError(f"Setting {name!r} is {value!r}; known: {', '.join(known)}.")
+    for name, value in {"expert.rollout_steps": s.expert.rollout_steps, "memory.n_step": s.memory.n_step, "memory.half_life": s.memory.half_life}.items():
+        if not 0 < value < math.inf: raise InputError(f"Setting {name!r} must be positive, not {value}.")
+    for name, value in {"expert.imitation_floor": s.expert.imitation_floor, "memory.expert_share": s.memory.expert_share}.items():
+        if not 0 <= value <= 1: raise InputError(f"Setting {name!r} must lie between 0 and 1, not at {value}.")
+    reserved = round(s.memory.expert_share * s.buffer_capacity)
+    if s.memory.sampling == "expert" and not reserved: raise InputError("memory.sampling 'expert' draws from a reserve: set memory.expert_share above 0.")
+    for slots in {reserved, s.buffer_capacity - reserved} - {0}:
+        if slots < s.n_envs: raise InputError(f"buffer_capacity ({s.buffer_capacity}) and memory.expert_share leave {slots} slots, fewer than the {s.n_envs} environments fill at once.")
+
 # %% ../nbs/09_training.ipynb #e1b43a96
 def check_settings(
     settings: Settings,
@@ -97,6 +113,7 @@ def check_settings(
         if not 0 <= value <= 1: raise InputError(f"Setting {name!r} must lie between 0 and 1, not at {value}.")
     if s.seed < 0: raise InputError(f"A seed must not be negative, but {s.seed} was given.")
     if s.buffer_capacity < s.n_envs: raise InputError(f"buffer_capacity ({s.buffer_capacity}) must hold at least one step of all {s.n_envs} environments.")
+    _check_expert_and_memory(s)
     if s.device not in ("auto", "cpu", "cuda"): raise InputError(f"Unknown device {s.device!r}; known: auto, cpu, cuda.")
     if s.device == "cuda" and not torch.cuda.is_available(): raise InputError("Device 'cuda' was asked for, but torch finds no CUDA device.")
     return s
@@ -115,11 +132,13 @@ class Trainer:
         env = resolve_r0(s.environment, structures)
         calc = calculator(s.calculator)
         self.environments = [Environment(structures, calc, env, s.network.cutoff, [s.seed, 1, k]) for k in range(s.n_envs)]
-        self.agent = TD3Agent(s.network, s.td3, self.environments[0].r0, s.seed, device, env.correction_mode)
-        self.memory = ReplayMemory(s.buffer_capacity, max(map(len, structures)))
+        network = replace(s.network, env_input_dim=len(env.env_features))
+        self.agent = TD3Agent(network, s.td3, self.environments[0].r0, s.seed, device, env.correction_mode)
+        self.memory = ReplayMemory(s.buffer_capacity, s.memory, s.td3.gamma)
         self.sampler = torch.Generator().manual_seed(s.seed + 1)
         self.rng = np.random.default_rng([s.seed, 2])
         self.t_total, self.episode_count, self.owed_updates, self.episodes, self.log = 0, 0, 0.0, [None] * s.n_envs, {}
+        self.success, self.expert_evaluations = 0.0, 0  # running share of the agent's episodes that converge, force evaluations of the expert
 
 # %% ../nbs/09_training.ipynb #c82f91ee
 @dataclass
@@ -133,6 +152,8 @@ class Episode:
     positions: list = field(default_factory=list)  # (n_atoms, 3) before each step [Å]
     total_reward: float = 0.0
     expert_steps: int = 0
+    expert_evaluations: int = 0  # force evaluations of the expert
+    rollout_left: int = 0  # steps that the expert has still to take
 
 @patch
 def begin_episode(self: Trainer, k: int):
@@ -144,28 +165,64 @@ def begin_episode(self: Trainer, k: int):
 @patch
 def observe(self: Trainer, environments: list) -> AtomGraph:
     "Collate what environments show, with the geometry that all networks share."
-    n = self.settings.network
-    return with_pairs(AtomGraph.collate([env.observe() for env in environments]), n.cutoff, n.n_basis, n.lmax_edge)
+    return prepared(AtomGraph.collate([env.observe() for env in environments]), self.agent.actor.settings)
 
 @patch
 def begin(self: Trainer):
     "Reset all environments."
     for k in range(self.settings.n_envs): self.begin_episode(k)
     self.graph = self.observe(self.environments)
+    self.memory.check_room(self.graph)
+
+
+# %% ../nbs/09_training.ipynb #fa53179d
+@patch
+def calls_expert(
+    self: Trainer,
+    episode: Episode,
+    nfake: float,  # share of steps that the expert takes
+) -> bool:
+    "Tell whether the expert takes the next step: in the middle of a rollout, or called in."
+    s = self.settings.expert
+    if episode.rollout_left:
+        episode.rollout_left -= 1
+        return True
+    called = bool(self.rng.random() < call_share(nfake, s))
+    if called and s.mode == "rollout": episode.rollout_left = s.rollout_steps - 1
+    return called
+
+@patch
+def ask_expert(
+    self: Trainer,
+    env: Environment,
+    episode: Episode,
+) -> tuple:  # displacement (n_atoms, 3) [Å], force evaluations that it costs with the step that follows
+    "Let the expert propose a move."
+    def forces_at(move):
+        env.calculator.reset()
+        env.force_evaluations += 1
+        moved = env.atoms.copy()
+        moved.positions += move
+        moved.calc = env.calculator
+        return moved.get_forces()
+    s, before = self.settings.expert, env.force_evaluations
+    move = fake_step(episode.hessian, env.forces, s.maxstep, s.mode, forces_at, env.settings.fmax)
+    return move, 1 + env.force_evaluations - before
 
 # %% ../nbs/09_training.ipynb #07d6f02f
 @patch
 def play(self: Trainer) -> tuple:
-    "Take one step in every environment: (steps as `Environment.step` returns them, whether the expert took it, nfake)."
-    move, noise = (x.cpu().double().numpy() for x in self.agent.act(self.graph.to(self.agent.device)))
-    ends, nfake = np.cumsum([0] + self.graph.sizes.tolist()), nfake_at(self.t_total, self.settings.expert)
+    "Take one step in every environment: (steps as `Environment.step` returns them, force evaluations of the expert or 0, nfake)."
+    move, noise, self.action_scale = (x.cpu().double().numpy() for x in self.agent.act(self.graph.to(self.agent.device)))
+    ends, nfake = np.cumsum([0] + self.graph.sizes.tolist()), nfake_at(self.t_total, self.settings.expert, self.success)
     steps, experts = [], []
     for env, episode, start, end in zip(self.environments, self.episodes, ends, ends[1:]):
         forces = env.forces
         episode.positions.append(env.atoms.positions.copy())
-        experts.append(bool(self.rng.random() < nfake))
-        proposal = (fake_step(episode.hessian, forces, self.settings.expert.maxstep), None) if experts[-1] else (move[start:end], noise[start:end])
-        steps.append(env.step(*proposal))
+        by_expert = self.calls_expert(episode, nfake)
+        proposal, evaluations = self.ask_expert(env, episode) if by_expert else (move[start:end], 0)
+        steps.append(env.step(proposal, None if by_expert else noise[start:end]))
+        experts.append(evaluations)
         episode.hessian = update_hessian(episode.hessian, steps[-1][4]["displacement"], env.forces - forces)
     return steps, experts, nfake
 
@@ -176,33 +233,38 @@ def transitions(self: Trainer, steps: list, experts: list) -> Batch:
     n, infos = len(steps), [step[4] for step in steps]
     number = lambda xs, dtype=torch.float32: torch.as_tensor(np.array(xs), dtype=dtype)
     rows = lambda key: number(np.concatenate([info[key] for info in infos]))
+    source, displacement = number(experts) > 0, rows("displacement")
+    has_target = source.float() * self.settings.expert.imitate_steps
     return Batch(graph=self.graph, next_graph=self.observe(self.environments), displacement_pred=rows("displacement_pred"),
-                 displacement=rows("displacement"), target=torch.zeros(self.graph.n_atoms, 3), has_target=torch.zeros(n),
+                 displacement=displacement, target=displacement * has_target[self.graph.batch, None], has_target=has_target,
                  a_back=number([info["a_back"] for info in infos]), reward=number([step[1] for step in steps]),
                  terminated=number([step[2] for step in steps]), truncated=number([step[3] for step in steps]),
-                 source=number(experts, torch.int64), t_total=self.t_total + 1 + torch.arange(n), policy_version=torch.full((n,), self.agent.updates))
+                 source=source.long(), t_total=self.t_total + 1 + torch.arange(n), policy_version=torch.full((n,), self.agent.updates))
 
 # %% ../nbs/09_training.ipynb #c210cbf0
-METRICS = ["t_total", "episode", "reward", "fmax", "actual_move", "action_scale", "output_scale", "a_back", "expert", "nfake", "terminated", "truncated",
-           "memory_age", "expert_share", "updates", "loss_q", "q", "q_gap", "td_error", "grad_norm_q", "loss_pi", "q_pi", "deviation",
-           "imitation_error", "grad_norm_pi", "seconds"]
-EPISODES = ["t_total", "episode", "source", "steps", "total_reward", "fmax_start", "fmax_end", "energy_start", "energy_end", "terminated", "expert_steps"]
+METRICS = ["t_total", "episode", "reward", "fmax", "actual_move", "action_scale", "output_scale", "a_back", "expert", "expert_evaluations", "nfake", "success",
+           "terminated", "truncated", "memory_age", "memory_oldest", "expert_share", "updates", "loss_q", "q", "q_gap", "td_error", "grad_norm_q", "loss_pi",
+           "q_pi", "deviation", "imitation_error", "label_share", "grad_norm_pi", "seconds"]
+EPISODES = ["t_total", "episode", "source", "steps", "total_reward", "fmax_start", "fmax_end", "energy_start", "energy_end", "terminated", "expert_steps",
+            "expert_evaluations"]
 
 @patch
 def label(self: Trainer, episode: Episode, end: np.ndarray):
     "Write hindsight targets to those transitions of the episode that are still in memory."
-    for target, (slot, t) in zip(hindsight(np.array(episode.positions), end), episode.slots):
-        if int(self.memory.storage["t_total"][slot]) == t: self.memory.label(torch.tensor([slot]), torch.as_tensor(target))
+    kept = [k for k, (slot, t) in enumerate(episode.slots) if self.memory.holds(slot, t)]
+    targets = hindsight(np.array(episode.positions), end)[kept]
+    if kept: self.memory.label(torch.tensor([episode.slots[k][0] for k in kept]), torch.as_tensor(targets.reshape(-1, 3)))
 
 @patch
-def note(self: Trainer, k: int, step: tuple, expert: bool, slot: int) -> dict:
-    "Count one step of environment `k`: its row for `metrics.csv`."
+def note(self: Trainer, k: int, step: tuple, expert: int, slot: int) -> dict:
+    "Count one step of environment `k`, and the expert's force evaluations in it: its row for `metrics.csv`."
     episode, (_, reward, terminated, truncated, info) = self.episodes[k], step
     self.t_total += 1
     episode.slots.append((slot, self.t_total))
-    episode.total_reward, episode.expert_steps = episode.total_reward + reward, episode.expert_steps + expert
-    return dict(t_total=self.t_total, episode=episode.number, reward=reward, fmax=info["fmax"], a_back=info["a_back"], expert=int(expert),
-                actual_move=float(np.linalg.norm(info["displacement"], axis=1).mean()), action_scale=1.0,
+    episode.total_reward, episode.expert_steps = episode.total_reward + reward, episode.expert_steps + (expert > 0)
+    episode.expert_evaluations, self.expert_evaluations = episode.expert_evaluations + expert, self.expert_evaluations + expert
+    return dict(t_total=self.t_total, episode=episode.number, reward=reward, fmax=info["fmax"], a_back=info["a_back"], expert=int(expert > 0), expert_evaluations=expert,
+                actual_move=float(np.linalg.norm(info["displacement"], axis=1).mean()), action_scale=float(self.action_scale[k]),
                 terminated=int(terminated), truncated=int(truncated), updates=self.agent.updates)
 
 @patch
@@ -210,9 +272,10 @@ def finish(self: Trainer, k: int, step: tuple) -> dict:
     "End the episode of environment `k` and begin the next: its row for `episodes.csv`."
     episode, env, (_, _, terminated, _, info) = self.episodes[k], self.environments[k], step
     if terminated: self.label(episode, env.atoms.positions)
+    self.success = running_success(self.success, terminated, 1 - episode.expert_steps / env.steps)
     row = dict(t_total=episode.slots[-1][1], episode=episode.number, source=info["source"], steps=env.steps, total_reward=episode.total_reward,
                fmax_start=episode.fmax_start, fmax_end=info["fmax"], energy_start=episode.energy_start, energy_end=info["energy"],
-               terminated=int(terminated), expert_steps=episode.expert_steps)
+               terminated=int(terminated), expert_steps=episode.expert_steps, expert_evaluations=episode.expert_evaluations)
     self.begin_episode(k)
     return row
 
@@ -225,21 +288,21 @@ def learn(self: Trainer):
     while self.owed_updates >= 1:
         self.owed_updates -= 1
         batch = to_device(self.memory.sample(s.batch_size, self.sampler), self.agent.device)
-        logs.append(self.agent.update(batch, imitation_at(self.t_total, s.expert), deviation_weight_at(self.t_total, s.td3)))
-        logs[-1] |= dict(memory_age=float(self.agent.updates - batch.policy_version.float().mean()), expert_share=float(batch.source.float().mean()))
+        logs.append(self.agent.update(batch, imitation_at(self.t_total, s.expert, self.success), deviation_weight_at(self.t_total, s.td3)))
+        logs[-1] |= ages(batch, self.agent.updates)
     names = dict.fromkeys(name for log in logs for name in log)
     self.log = {name: float(np.mean([log[name] for log in logs if name in log])) for name in names}
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     "Move every tensor of a batch."
-    return Batch(**{f.name: getattr(batch, f.name).to(device) for f in fields(Batch)})
+    return Batch(**{f.name: getattr(batch, f.name).to(device) for f in fields(Batch) if getattr(batch, f.name) is not None})
 
 @patch
 def round(self: Trainer) -> tuple:
     "Play and learn once: rows for `metrics.csv` and for `episodes.csv`."
     steps, experts, nfake = self.play()
-    slots = self.memory.add(self.transitions(steps, experts))
-    rows = [self.note(k, step, expert, int(slots[k])) | {"nfake": nfake} for k, (step, expert) in enumerate(zip(steps, experts))]
+    slots = self.memory.add(self.transitions(steps, experts), [e.slots[-1] if e.slots else None for e in self.episodes])
+    rows = [self.note(k, step, expert, int(slots[k])) | {"nfake": nfake, "success": self.success} for k, (step, expert) in enumerate(zip(steps, experts))]
     finished = [self.finish(k, step) for k, step in enumerate(steps) if step[2] or step[3]]
     self.graph = self.observe(self.environments)
     if self.t_total > self.settings.learning_starts: self.learn()
@@ -256,8 +319,8 @@ def loop_state(
         arrays |= dict(hessian=torch.tensor(e.hessian), visited=torch.tensor(np.array(e.positions).reshape(-1, len(env.atoms), 3)))
         tensors |= {f"{k}.{name}": a for name, a in arrays.items()}
         episodes.append(dict(number=e.number, fmax_start=e.fmax_start, energy_start=e.energy_start, slots=e.slots, total_reward=e.total_reward,
-                             expert_steps=e.expert_steps, environment=plain))
-    return tensors, dict(episode_count=trainer.episode_count, owed_updates=trainer.owed_updates, log=trainer.log,
+                             expert_steps=e.expert_steps, expert_evaluations=e.expert_evaluations, rollout_left=e.rollout_left, environment=plain))
+    return tensors, dict(episode_count=trainer.episode_count, owed_updates=trainer.owed_updates, log=trainer.log, success=trainer.success, expert_evaluations=trainer.expert_evaluations,
                          rng=trainer.rng.bit_generator.state, episodes=episodes)
 
 def load_loop_state(
@@ -268,13 +331,13 @@ def load_loop_state(
     "Put the loop into a saved state."
     trainer.sampler.set_state(tensors["sampler"])
     trainer.rng.bit_generator.state = state["rng"]
-    for name in ("t_total", "episode_count", "owed_updates", "log"): setattr(trainer, name, state[name])
+    for name in ("t_total", "episode_count", "owed_updates", "log", "success", "expert_evaluations"): setattr(trainer, name, state[name])
     for k, (env, saved) in enumerate(zip(trainer.environments, state["episodes"])):
         mine = {name.removeprefix(f"{k}."): a for name, a in tensors.items() if name.startswith(f"{k}.")}
         array = lambda name: mine[name].numpy().copy()
         env.load_state(mine, saved["environment"])
         trainer.episodes[k] = Episode(saved["number"], array("hessian"), saved["fmax_start"], saved["energy_start"],
-                                      [tuple(x) for x in saved["slots"]], list(array("visited")), saved["total_reward"], saved["expert_steps"])
+                                      [tuple(x) for x in saved["slots"]], list(array("visited")), saved["total_reward"], *(saved[n] for n in ("expert_steps", "expert_evaluations", "rollout_left")))
     trainer.graph = trainer.observe(trainer.environments)
 
 # %% ../nbs/09_training.ipynb #f75cbab7
@@ -401,7 +464,7 @@ def card_of(
                 structures=list(map(str, s.structures)), n_structures=len(trainer.structures), largest_atoms=max(map(len, trainer.structures)),
                 perturb=s.environment.perturb, fmax=s.environment.fmax, r0=trainer.environments[0].settings.r0, r0_factor=s.environment.r0_factor,
                 correction_mode=s.environment.correction_mode, seed=s.seed, t_total=trainer.t_total,
-                force_evaluations=sum(e.force_evaluations for e in trainer.environments))
+                force_evaluations=sum(e.force_evaluations for e in trainer.environments), expert_evaluations=trainer.expert_evaluations)
 
 def _evaluate(trainer, run, table):
     "Evaluate, keep the first start's trajectory, and keep the policy where it is the best so far."

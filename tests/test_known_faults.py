@@ -8,14 +8,17 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from ase.build import bulk
 from safetensors.torch import load_file
 
 from atomrl_nb.checkpoints import Table
 from atomrl_nb.environment import Environment, EnvironmentSettings
-from atomrl_nb.expert import fake_step, initial_hessian
+from atomrl_nb.expert import ExpertSettings, fake_step, initial_hessian
+from atomrl_nb.memory import MemorySettings
 from atomrl_nb.structures import calculator, load, perturb
+from atomrl_nb.td3 import TD3Settings
 from atomrl_nb.training import evaluate, resume, train
 
 
@@ -65,10 +68,15 @@ def test_evaluation_changes_nothing_in_training(small, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_checkpoints_hold_memory_random_state_and_counters(small, tmp_path):
+@pytest.mark.parametrize("changes", [
+    {}, dict(expert=ExpertSettings(mode="rollout", rollout_steps=3, schedule="success", imitate_steps=True), buffer_capacity=30,
+             memory=MemorySettings(expert_share=0.3, sampling="recent", half_life=10.0, n_step=3), td3=TD3Settings(q_filter=True)),
+    dict(expert=ExpertSettings(mode="jump", schedule="cosine"), memory=MemorySettings(expert_share=0.2, sampling="expert"), structures=("alloys4", "cu-vacancy"))])
+def test_checkpoints_hold_memory_random_state_and_counters(small, tmp_path, changes):
     """checkpoints: a run that is stopped in mid-episode and resumed is the run that went through, bit for bit."""
+    small = replace(small, **changes)
     whole = train(replace(small, run=str(tmp_path / "whole")), progress=False)
-    for stop in (16, 20, 36):
+    for stop in (20,) if changes else (16, 20, 36):
         parts = train(replace(small, run=str(tmp_path / f"parts{stop}"), steps=stop), progress=False)
         resume(parts, steps=48, progress=False)
         for name in ("agent", "memory"):

@@ -100,7 +100,7 @@ def test_the_agent_corrects_as_its_environment_does(small, mode):
     env = replace(small.environment, correction_mode=mode, r0_factor=0.9)
     trainer = Trainer(replace(small, environment=env), load("alloys4"))
     trainer.begin()
-    agent, (played, _) = trainer.agent, trainer.agent.act(trainer.graph)
+    agent, (played, *_) = trainer.agent, trainer.agent.act(trainer.graph)
     pushed = 4 * played
     wanted = correct_action(trainer.graph, pushed, agent.r0, agent.correction_mode)
     for k, env in enumerate(trainer.environments):

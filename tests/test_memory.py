@@ -1,0 +1,268 @@
+"""The replay memory against a plain list that does the same slowly: ragged sizes, every field, reserves, n-step returns, speed."""
+import importlib.util
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from atomrl_nb.graphs import AtomGraph, rows_of
+from atomrl_nb.memory import Batch, MemorySettings, ReplayMemory, suggest_capacity
+from atomrl_nb.structures import InputError, load
+from atomrl_nb.training import Trainer, to_device, train
+
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+UNCHANGED = ("numbers", "cell", "pbc", "fixed")
+EXTRA = {"fixed": torch.bool, "energy": None, "env": None, "prev_displacement": None, "prev_forces": None, "node_features": None}
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def random_graph(rng, n_atoms, extra=(), edges=False, like=None):
+    """A graph of one structure with random numbers in every field, and a random number of pairs, perhaps none."""
+    n = dict(graphs=1, atoms=n_atoms, pairs=int(torch.randint(0, n_atoms**2 + 1, (1,), generator=rng)), edges=int(torch.randint(1, 30, (1,), generator=rng)))
+    real, index = lambda *s: torch.randn(*s, generator=rng), lambda m: torch.randint(n_atoms, (2, m), generator=rng).sort(1).values
+    tensors = dict(positions=real(n_atoms, 3), numbers=torch.randint(1, 90, (n_atoms,), generator=rng), cell=real(1, 3, 3), pbc=torch.ones(1, 3, dtype=torch.bool),
+                   forces=real(n_atoms, 3), pair_index=index(n["pairs"]), pair_features=real(n["pairs"], 2, 4))
+    if edges: tensors |= dict(edge_index=index(n["edges"]), edge_vec=real(n["edges"], 3))
+    tails = {"energy": (), "fixed": (), "env": (5,), "node_features": (2,)}
+    for name in extra: tensors[name] = real(n[rows_of(name)], *tails.get(name, (3,))).to(EXTRA[name] or torch.float32)
+    if like: tensors |= {name: getattr(like, name) for name in UNCHANGED if getattr(like, name) is not None}
+    return AtomGraph(**tensors, batch=torch.zeros(n_atoms, dtype=torch.int64))
+
+
+def random_transition(rng, n_atoms, t=0, source=0, terminated=0, truncated=0, like=None, **kwargs):
+    graph, real = random_graph(rng, n_atoms, like=like, **kwargs), lambda *s: torch.randn(*s, generator=rng)
+    whole = lambda x: torch.tensor([x])
+    return Batch(graph=graph, next_graph=random_graph(rng, n_atoms, like=graph, **kwargs), displacement_pred=real(n_atoms, 3), displacement=real(n_atoms, 3),
+                 target=real(n_atoms, 3), has_target=real(1), a_back=real(1), reward=real(1), terminated=whole(float(terminated)),
+                 truncated=whole(float(truncated)), source=whole(source), t_total=whole(t), policy_version=whole(t))
+
+
+def join(parts):
+    """Collate transitions by the slow way."""
+    own = [f.name for f in fields(Batch) if f.name not in ("graph", "next_graph", "discount")]
+    return Batch(graph=AtomGraph.collate([p.graph for p in parts]), next_graph=AtomGraph.collate([p.next_graph for p in parts]),
+                 **{name: torch.cat([getattr(p, name) for p in parts]) for name in own})
+
+
+def assert_same(a, b, but=("discount",)):
+    for f in fields(Batch):
+        if f.name in but: continue
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        assert x == y if isinstance(x, AtomGraph) else torch.equal(x, y), f.name
+
+
+@pytest.mark.parametrize("sizes", [(4,), (4, 8), (1, 2, 3, 7)])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("capacity", [4, 7, 50])
+def test_what_comes_out_is_what_a_plain_list_holds(capacity, share, sizes):
+    rng, t = torch.Generator().manual_seed(capacity), 0
+    memory, oracle = ReplayMemory(capacity, MemorySettings(expert_share=share)), {}
+    reserved = round(share * capacity)
+    for _ in range(60):
+        n = int(torch.randint(1, 3, (1,), generator=rng)) if reserved != 1 else 1
+        parts = []
+        for _ in range(n):
+            t += 1
+            parts.append(random_transition(rng, sizes[int(torch.randint(len(sizes), (1,), generator=rng))], t, source=int(torch.rand(1, generator=rng) < 0.3)))
+        for slot, part in zip(memory.add(join(parts)).tolist(), parts): oracle[slot] = part
+        assert len(memory) == len(oracle)
+        pick = torch.tensor(sorted(oracle))[torch.randint(len(oracle), (9,), generator=rng)]
+        assert_same(memory.get(pick), join([oracle[int(slot)] for slot in pick]))
+    assert memory.written == t
+    ages = lambda source: sorted(int(p.t_total) for p in oracle.values() if int(p.source) == source)
+    if reserved: assert len(ages(1)) == reserved and len(ages(0)) == capacity - reserved
+    else: assert ages(0) + ages(1) and sorted(ages(0) + ages(1)) == list(range(t - capacity + 1, t + 1))
+
+
+def test_every_field_of_a_graph_is_stored():
+    rng = torch.Generator().manual_seed(0)
+    parts = [random_transition(rng, n, t, extra=EXTRA, edges=True) for t, n in enumerate((3, 5, 2))]
+    optional = {f.name for f in fields(AtomGraph)} - set(parts[0].graph.tensors())
+    assert not optional, f"this test, and perhaps `rows_of`, must learn the new fields {optional}"
+    memory = ReplayMemory(5)
+    for part in parts: memory.add(part)
+    out = memory.get(torch.tensor([2, 0, 1]))
+    assert_same(out, join([parts[2], parts[0], parts[1]]))
+    assert set(out.graph.tensors()) == set(parts[0].graph.tensors())
+
+
+def test_agent_data_never_push_out_the_experts():
+    rng = torch.Generator().manual_seed(0)
+    memory = ReplayMemory(20, MemorySettings(expert_share=0.25))
+    for t in range(5): memory.add(random_transition(rng, 4, t, source=1))
+    for t in range(5, 200): memory.add(random_transition(rng, 4, t))
+    assert sorted(memory.storage["t_total"].tolist()) == [*range(5), *range(185, 200)]
+
+
+def test_mixed_sizes_waste_little():
+    """Slots as wide as the widest structure would take more than twice as much."""
+    rng = torch.Generator().manual_seed(0)
+    memory, used, widest = ReplayMemory(200), 0, 0
+    for t in range(400):
+        part = random_transition(rng, 12 if t % 8 == 0 else 2, t)
+        size = sum(v.nbytes for g in (part.graph, part.next_graph) for v in g.tensors().values())
+        used, widest = used + size * (t >= 200), max(widest, size)
+        memory.add(part)
+    assert memory.nbytes < 2 * used and 2 * memory.nbytes < 200 * widest
+
+
+def play(memory, rng, lengths, ends):
+    """Write episodes, interleaved as environments in lockstep do; return them with the slots of their steps."""
+    episodes, slots, t = [[] for _ in lengths], [[] for _ in lengths], 0
+    for step in range(max(lengths)):
+        active, parts = [k for k, length in enumerate(lengths) if step < length], []
+        for k in active:
+            t, last = t + 1, step == lengths[k] - 1
+            parts.append(random_transition(rng, 3, t, terminated=last and ends[k] == "terminated", truncated=last and ends[k] == "truncated",
+                                           like=episodes[k][0].graph if episodes[k] else None))
+        previous = [slots[k][-1] if slots[k] else None for k in active]
+        for k, part, slot in zip(active, parts, memory.add(join(parts), previous).tolist()):
+            episodes[k].append(part)
+            slots[k].append((slot, int(part.t_total)))
+    return episodes, slots
+
+
+@pytest.mark.parametrize("n_step", [1, 2, 5])
+def test_n_step_returns(n_step):
+    """Against the sum written out: rewards to the end or n steps on, the state there, and only `terminated` ends the sum."""
+    gamma, lengths, ends = 0.7, (1, 3, 6, 4), ("terminated", "terminated", "truncated", "going on")
+    memory = ReplayMemory(40, MemorySettings(n_step=n_step), gamma)
+    episodes, slots = play(memory, torch.Generator().manual_seed(0), lengths, ends)
+    for episode, places in zip(episodes, slots):
+        for k, (slot, _) in enumerate(places):
+            ahead, out = episode[k:k + n_step], memory.get(torch.tensor([slot]))
+            torch.testing.assert_close(out.reward, sum(gamma**i * part.reward for i, part in enumerate(ahead)))
+            torch.testing.assert_close(out.discount, torch.tensor([gamma**len(ahead)]))
+            assert out.graph == episode[k].graph and out.next_graph == ahead[-1].next_graph
+            assert (out.terminated, out.truncated) == (ahead[-1].terminated, ahead[-1].truncated)
+
+
+def test_n_step_stops_where_the_following_step_was_written_over():
+    """With a reserve an expert's step outlives the agent's step that followed it."""
+    rng = torch.Generator().manual_seed(0)
+    memory = ReplayMemory(6, MemorySettings(n_step=3, expert_share=0.34), gamma=0.5)
+    expert = int(memory.add(random_transition(rng, 3, 1, source=1), [None]))
+    agent = int(memory.add(random_transition(rng, 3, 2), [(expert, 1)]))
+    assert memory.get(torch.tensor([expert])).discount.item() == 0.25
+    for t in range(3, 7): memory.add(random_transition(rng, 3, t), [None])
+    assert not memory.holds(agent, 2) and memory.get(torch.tensor([expert])).discount.item() == 0.5
+
+
+@pytest.mark.parametrize("settings", [MemorySettings(), MemorySettings(expert_share=0.4, sampling="expert", n_step=3), MemorySettings(sampling="recent", half_life=4)])
+def test_a_saved_memory_goes_on_exactly(tmp_path, settings):
+    rng = torch.Generator().manual_seed(1)
+    memory, slots = ReplayMemory(15, settings), []
+    def step(m, part, previous): return (int(m.add(part, [previous])), int(part.t_total))
+    parts = [random_transition(rng, (2, 3, 6)[t % 3], t, source=t % 4 == 0) for t in range(60)]
+    before = None
+    for part in parts[:37]: before = step(memory, part, before)
+    save_file({k: v.contiguous() for k, v in memory.state().items()}, tmp_path / "memory.safetensors")
+    again, other = ReplayMemory(15, settings), before
+    again.load_state(load_file(tmp_path / "memory.safetensors"))
+    for part in parts[37:]:
+        before, other = step(memory, part, before), step(again, part, other)
+        draws = [m.sample(7, torch.Generator().manual_seed(2)) for m in (memory, again)]
+        assert_same(*draws, but=())
+    a, b = memory.state(), again.state()
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_an_empty_memory_is_saved_and_loaded():
+    again = ReplayMemory(5)
+    again.load_state(ReplayMemory(5).state())
+    assert len(again) == 0
+    again.add(random_transition(torch.Generator().manual_seed(0), 3))
+    assert len(again) == 1
+
+
+def test_a_checkpoint_holds_only_rows_in_use():
+    memory, rng = ReplayMemory(1000), torch.Generator().manual_seed(0)
+    for t in range(10): memory.add(random_transition(rng, 4, t))
+    assert sum(v.nbytes for v in memory.state().values()) < memory.nbytes / 20
+
+
+def test_batches_go_to_a_device():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    memory, here, rng = ReplayMemory(5, device=device), ReplayMemory(5), torch.Generator().manual_seed(0)
+    for t in range(7):
+        part = random_transition(rng, 4, t)
+        memory.add(part), here.add(to_device(part, torch.device(device)))
+    a, b = (to_device(m.sample(8, torch.Generator().manual_seed(0)), torch.device("cpu")) for m in (memory, here))
+    assert_same(a, b, but=())
+    assert next(iter(memory.storage.values())).device.type == device
+    here.load_state(memory.state())
+    assert here.storage["t_total"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_recent_data_are_drawn_by_their_half_life(share):
+    rng = torch.Generator().manual_seed(0)
+    memory = ReplayMemory(64, MemorySettings(sampling="recent", half_life=8.0, expert_share=share))
+    agents = round(64 * (1 - share))
+    for t in range(64 - agents): memory.add(random_transition(rng, 2, t, source=1))
+    for t in range(1000, 1100): memory.add(random_transition(rng, 2, t))
+    drawn = memory.storage["t_total"][memory.draw(200_000, torch.Generator().manual_seed(0))]
+    count = torch.bincount(drawn, minlength=1100).float()
+    assert abs(count[:500].sum() / 200_000 - (64 - agents) / 64) < 0.01  # the reserve keeps its share, drawn alike
+    age = torch.arange(agents)
+    expected = 0.5 ** (age / 8)
+    torch.testing.assert_close(count[1099 - age] / count[1000:].sum(), expected / expected.sum(), atol=3e-3, rtol=0)
+
+
+def test_a_capacity_that_does_not_fit_is_refused_before_a_run_folder_is_made(small):
+    with pytest.raises(InputError, match="GB are free: lower it"): train(replace(small, buffer_capacity=10**12), progress=False)
+    assert not Path(small.run).exists()
+
+
+def test_suggested_capacities():
+    small = [suggest_capacity(n) for n in range(1, 9)]
+    assert all(1000 <= n <= 5000 for n in small) and small == sorted(small)
+    assert suggest_capacity(16) > 5000 and suggest_capacity(200) < suggest_capacity(200, limit=1e12) == 100_000
+    assert "GB hold" in suggest_capacity(200).why and "small" in suggest_capacity(4).why
+
+
+def test_the_suggestion_knows_the_size_of_a_transition(trainer):
+    """The bytes that `suggest_capacity` reckons with are those that the memory takes, to a factor of 1.5."""
+    state = trainer.memory.state()
+    taken = sum(v.nbytes for v in state.values()) / len(trainer.memory)
+    assert 1 / 1.5 < (600 * 16 + 150 * 4) / taken < 1.5
+
+
+@pytest.mark.parametrize("changes", [dict(sampling="recent", half_life=10.0), dict(sampling="expert", expert_share=0.3), dict(n_step=3, expert_share=0.2)])
+def test_training_reaches_every_setting(small, changes):
+    made = Trainer(replace(small, memory=MemorySettings(**changes)), load(*small.structures))
+    made.begin()
+    for _ in range(12): rows, _ = made.round()
+    assert made.agent.updates > 0 and rows[-1]["memory_oldest"] >= rows[-1]["memory_age"] > 0
+    batch = made.memory.sample(64, torch.Generator().manual_seed(0))
+    if changes.get("sampling") == "expert": assert batch.source.sum() == round(0.3 * 64)
+    if "n_step" in changes: assert batch.discount.min() < made.settings.td3.gamma and (batch.discount <= made.settings.td3.gamma).all()
+    assert {"memory_age", "memory_oldest", "expert_share"} <= rows[-1].keys()
+
+
+def test_sampling_is_faster_than_lists():
+    """Four times on a quiet machine (`nbs/benchmark/memory_speed.json`); three here, whatever else is going on."""
+    times = tool("memory_speed").measure(seconds=1.5)
+    assert times["list"] > 3 * times["memory"], times
+
+
+def test_sampling_is_faster_than_pytorch_geometric():
+    pytest.importorskip("torch_geometric")
+    times = tool("memory_speed").measure(seconds=2.0, geometric=True)
+    assert times["geometric"] > 12 * times["memory"], times
+
+
+def test_lists_and_memory_collate_the_same():
+    speed = tool("memory_speed")
+    made, memory = speed.transitions(6), ReplayMemory(6)
+    for t in made: memory.add(t)
+    assert_same(memory.get(torch.tensor([4, 0, 5])), speed.list_collate([made[k] for k in (4, 0, 5)]))

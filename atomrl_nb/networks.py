@@ -13,7 +13,6 @@ __all__ = ['CHOICES', 'REFERENCE', 'CURES', 'KINDS', 'REFERENCE_NETWORKS', 'Netw
 
 # %% ../nbs/02_networks.ipynb #65691284
 import copy, json, math, os, warnings
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -176,26 +175,21 @@ def _csr(heights, columns, values, n_columns):
 def image_sums(
     place: torch.Tensor,  # (n_edges,) place of the pair in the table
     column: torch.Tensor,  # (n_edges,) which of the distinct distances
-    values: torch.Tensor,  # (n_edges, (lmax + 1)²) envelope times spherical harmonics
+    values: torch.Tensor,  # (n_edges, 2l + 1) envelope times spherical harmonics of one degree
     n_places: int,
     n_columns: int,
-) -> tuple:  # matrix (n_places (lmax + 1)², n_columns) and its transpose; rows by degree, place, order m
+) -> tuple:  # matrix (n_places (2l + 1), n_columns) and its transpose
     "Write the sum over images as a sparse matrix."
-    order, counts, n, lmax = torch.argsort(place, stable=True), torch.bincount(place, minlength=n_places), len(place), math.isqrt(values.shape[1]) - 1
+    order, counts, each = torch.argsort(place, stable=True), torch.bincount(place, minlength=n_places), values.shape[1]
     place, column, values = place[order], column[order], values[order]
-    starts, row, entry = (counts.cumsum(0) - counts)[place], [], []
-    rank = torch.arange(n, device=place.device) - starts
-    for l in range(lmax + 1):
-        m = torch.arange(2 * l + 1, device=place.device)
-        row.append(n_places * l**2 + place[:, None] * len(m) + m)
-        entry.append(n * l**2 + (starts * len(m) + rank)[:, None] + m * counts[place, None])
-    row, entry = torch.cat(row, 1), torch.cat(entry, 1).flatten()
-    heights = torch.cat([counts.repeat_interleave(2 * l + 1) for l in range(lmax + 1)])
-    columns = torch.empty_like(entry).index_copy_(0, entry, column.repeat_interleave(values.shape[1]))
-    entries = values.new_empty(values.numel()).index_copy_(0, entry, values.flatten())
+    starts, m = (counts.cumsum(0) - counts)[place], torch.arange(each, device=place.device)
+    rank = torch.arange(len(place), device=place.device) - starts
+    row, entry = place[:, None] * each + m, (starts * each + rank)[:, None] + m * counts[place, None]
+    columns = torch.empty_like(entry.flatten()).index_copy_(0, entry.flatten(), column.repeat_interleave(each))
+    entries = values.new_empty(values.numel()).index_copy_(0, entry.flatten(), values.flatten())
     down = torch.argsort(column, stable=True)
-    return (_csr(heights, columns, entries, n_columns),
-            _csr(torch.bincount(column, minlength=n_columns) * values.shape[1], row[down].flatten(), values[down].flatten(), len(heights)))
+    return (_csr(counts.repeat_interleave(each), columns, entries, n_columns),
+            _csr(torch.bincount(column, minlength=n_columns) * each, row[down].flatten(), values[down].flatten(), n_places * each))
 
 class _Sum(torch.autograd.Function):
     "Multiply by a constant sparse matrix whose transpose is at hand."
@@ -213,18 +207,20 @@ class Geometry:
     "What lies between the atoms of a graph, in the order in which messages are summed."
 
     def __init__(self, graph: AtomGraph, settings: NetworkSettings):
-        s, pairs, inverse = settings, graph.pair_index, None
-        if s.radial_layers: pairs, inverse = torch.unique(graph.edge_index, dim=1, return_inverse=True)
+        s, n, pairs = settings, graph.n_atoms, graph.pair_index
+        if s.radial_layers:
+            key, inverse = torch.unique(graph.edge_index[0] * n + graph.edge_index[1], return_inverse=True)
+            pairs = torch.stack([key // n, key % n])
         self.shape, place, self.senders, self.receivers = arrange(graph, pairs)
-        self.heights = [math.prod(self.shape) * (2 * l + 1) for l in range(s.lmax_edge + 1)]
         if s.radial_layers: self.basis, self.sums = _deferred(graph, s, place[inverse], math.prod(self.shape))
-        else: self.features = _in_place(graph.pair_features, place, self.heights)
+        else: self.features = _in_place(graph.pair_features, place, math.prod(self.shape))
 
-    def pairs(self, radial: "Radial") -> tuple:  # for each degree (copies, table x (2l + 1), radial functions)
-        if not radial.depth: return self.features.split(self.heights, dim=1)
-        hidden = radial.hidden(self.basis)
-        features = _Sum.apply(hidden.transpose(0, 1).flatten(1), *self.sums)
-        return features.unflatten(1, (len(hidden), -1)).transpose(0, 1).split(self.heights, dim=1)
+    def weigh(self, l: int, columns: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:  # (copies, paths, functions) -> (copies, paths, table x (2l + 1))
+        if hidden is None: return (columns.flatten(0, 1) @ self.features[l].T).unflatten(0, columns.shape[:2])
+        first = columns.shape[1] < columns.shape[2]
+        rows = hidden @ columns.mT if first else hidden
+        sums = _Sum.apply(rows.transpose(0, 1).flatten(1), *self.sums[l]).unflatten(1, (len(rows), -1)).transpose(0, 1)
+        return sums.mT if first else columns @ sums.mT
 
     def send(self, x: torch.Tensor) -> torch.Tensor:  # (copies, channels, n_atoms, dim) -> (copies, channels, batch x of, dim)
         return x if self.senders is None else torch.nn.functional.pad(x, (0, 0, 0, 1)).index_select(2, self.senders)
@@ -241,13 +237,13 @@ def _deferred(graph, s, place, n_places):
     basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
     harmonics = o3.spherical_harmonics(list(range(s.lmax_edge + 1)), graph.edge_vec, normalize=True, normalization="component")
     envelope = (1 - torch.cos(math.pi * (2 * (length / s.cutoff - 1)).clamp(-1, 0))) / 2
-    return basis, image_sums(place, same, envelope[same, None] * harmonics, n_places, len(length))
+    values = (envelope[same, None] * harmonics).split([2 * l + 1 for l in range(s.lmax_edge + 1)], dim=1)
+    return basis, [image_sums(place, same, v, n_places, len(length)) for v in values]
 
-def _in_place(features, place, heights):
+def _in_place(features, place, n_places):
     "Put the rows of each degree where the table wants them."
-    table, parts = heights[0], features.transpose(1, 2).split([h // heights[0] for h in heights], dim=1)
-    rows = [x.new_zeros(table, *x.shape[1:]).index_copy(0, place, x).flatten(0, 1) for x in parts]
-    return torch.cat(rows)[None]
+    parts = features.transpose(1, 2).split([2 * l + 1 for l in range(math.isqrt(features.shape[2]))], dim=1)
+    return [x.new_zeros(n_places, *x.shape[1:]).index_copy(0, place, x).flatten(0, 1) for x in parts]
 
 def geometry_of(
     graph: AtomGraph,
@@ -310,27 +306,21 @@ class Convolution(torch.nn.Module):
         self.sc, self.lin1 = Linear(irreps_in, irreps_out, copies), Linear(irreps_in, irreps_in, copies)
         self.lin2, self.scale = Linear(self.middle, irreps_out, copies), s.num_neighbors**-0.5
         self.fc = Radial([s.n_basis, *s.radial_layers * [s.radial_neurons], self.middle.num_irreps], copies)
-        self.paths, start = [[] for _ in edge], 0
+        self.paths, start = [[] for _ in edge], 0  # by degree of the edge: (block in, message out, degrees, columns of the radial weights)
         for (a, l1, l2, ir), k in zip(paths, order):
             self.paths[l2].append((a, k, (l1, l2, ir.l), slice(start, start := start + irreps_in[a].mul)))
         self.share = [math.cos(math.pi / 8) if terms else 1.0 for terms in self.sc.terms]
 
     def forward(self, x: list, geometry: Geometry) -> list:
         skip, x, messages = self.sc(x), [geometry.send(y) for y in self.lin1(x)], [None] * len(self.middle)
-        for paths, pairs in zip(self.paths, geometry.pairs(self.fc)):
-            for (a, k, degrees, _), radial in zip(paths, self.weighted(paths, pairs)):
+        hidden, weight = self.fc.hidden(geometry.basis) if self.fc.depth else None, self.scale * self.fc.weight(self.fc.depth)
+        for l2, paths in enumerate(self.paths):
+            columns = torch.cat([weight[:, :, part] for *_, part in paths], dim=2).mT
+            parts = geometry.weigh(l2, columns, hidden).split([part.stop - part.start for *_, part in paths], dim=1)
+            for (a, k, degrees, _), radial in zip(paths, parts):
                 product = x[a] @ _coupling(*degrees, x[a].device, x[a].dtype)
                 messages[k] = geometry.receive(radial, product.view(*product.shape[:2], -1, 2 * degrees[2] + 1))
         return [math.sin(math.pi / 8) * s + share * y for s, y, share in zip(skip, self.lin2(messages), self.share)]
-
-    def weighted(self, paths: list, pairs: torch.Tensor) -> tuple:  # for each path (copies x channels, table x (2 l2 + 1))
-        "Apply the radial weights of some paths to the pairs, in one matrix product."
-        if not paths: return ()
-        weight = self.scale * self.fc.weight(self.fc.depth)
-        columns = [weight[:, :, part].transpose(1, 2) for *_, part in paths]
-        if len(pairs) == 1:  # shared by all copies
-            return (torch.cat([c.flatten(0, 1) for c in columns]) @ pairs[0].T).split([c.shape[0] * c.shape[1] for c in columns])
-        return (torch.cat(columns, 1) @ pairs.transpose(1, 2)).split([c.shape[1] for c in columns], dim=1)
 
 # %% ../nbs/02_networks.ipynb #8774626f
 def rms_force(

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .checkpoints import (Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint, only_writer, read_run,
                                    read_state, save_checkpoint, write_state)
-from .environment import Environment, EnvironmentSettings, resolve_r0, smallest_distance
+from .environment import Environment, EnvironmentSettings, resolve_r0
 from .expert import MODES, SCHEDULES, ExpertSettings, call_share, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, running_success, update_hessian
 from .graphs import AtomGraph
 from .memory import SAMPLING, Batch, MemorySettings, ReplayMemory, ages

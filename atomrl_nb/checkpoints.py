@@ -71,6 +71,13 @@ def check_free(
         raise InputError(f"{str(run)!r} already holds other files: choose a new folder.")
     return run
 
+# %% ../nbs/08_checkpoints.ipynb #c0a81f30
+def _bare(atoms):
+    "Copy a structure without its calculator and with plain `info`: magnetic moments, charge and tags stay."
+    copy = atoms.copy()
+    copy.info = {k: v for k, v in atoms.info.items() if isinstance(v, (str, int, float, bool))}
+    return copy
+
 @contextmanager
 def create_run(
     run: str | Path,  # folder to make
@@ -91,12 +98,6 @@ def create_run(
         for name in ("structures.traj", UNFINISHED): sync(run/name)
         os.replace(run/UNFINISHED, run/"config.json")
         sync(run)
-
-def _bare(atoms):
-    "Copy a structure without its calculator and with plain `info`: magnetic moments, charge and tags stay."
-    copy = atoms.copy()
-    copy.info = {k: v for k, v in atoms.info.items() if isinstance(v, (str, int, float, bool))}
-    return copy
 
 # %% ../nbs/08_checkpoints.ipynb #af86e5c6
 def read_run(
@@ -190,6 +191,7 @@ def write_state(
         (folder/"state.json").write_text(json.dumps(state | {"seal": _seal(state)}), encoding="utf-8")
         for path in (*folder.iterdir(), folder): sync(path)
 
+# %% ../nbs/08_checkpoints.ipynb #c0a81f33
 def read_state(
     folder: Path,  # that `write_state` filled
 ) -> tuple:  # (tensors of the agent, tensors of memory and loop, state)
@@ -218,6 +220,7 @@ def _forget(folder):
     os.replace(folder, old)
     shutil.rmtree(old)
 
+# %% ../nbs/08_checkpoints.ipynb #c0a81f35
 def save_checkpoint(
     run: Path,  # run folder
     t_total: int,  # environment steps done
@@ -263,6 +266,7 @@ def _whole(folders):
         except InputError: return False
     return [folder for folder in folders if readable(folder)]
 
+# %% ../nbs/08_checkpoints.ipynb #c0a81f37
 def latest_t_total(
     run: Path,  # run folder
 ) -> int:  # environment steps at the newest checkpoint

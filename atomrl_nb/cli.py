@@ -51,7 +51,8 @@ def train_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-train`."
     d, parser = Settings(), _parser("atomrl-train", "Train an agent that relaxes the given structures, and write a run folder.")
     parser.add_argument("--run", metavar="DIR", help="run folder to make; a run is never overwritten")
-    parser.add_argument("--resume", metavar="DIR", help="run folder to go on with, from its newest checkpoint; of the other options only --steps, --patience and --tensorboard go with it, and --calculator where that is a function")
+    parser.add_argument("--resume", metavar="DIR", help="run folder to go on with, from its newest checkpoint; only --steps, --patience and --tensorboard "
+                        "go with it, and --calculator where that is a function")
     parser.add_argument("--steps", metavar="N", type=int, help=f"environment steps to reach, each one force evaluation, in whole rounds of {d.n_envs} (default {d.steps})")
     parser.add_argument("--init-from", metavar="RUN_OR_NAME", help=f"begin a new run with the parameters of a run, a policy file, or a policy that ships: {', '.join(shipped_policies()) or 'none'}")
     parser.add_argument("--patience", metavar="N", type=int, help="stop when N evaluations in a row were no better than the best before them")
@@ -140,7 +141,8 @@ def train_main(
 # %% ../nbs/14_cli.ipynb #f1d40004
 def diagnose_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-diagnose`."
-    parser = argparse.ArgumentParser("atomrl-diagnose", description="Say what is wrong with a run, with evidence and the setting to change, and draw it. Exit code 0: healthy, or warnings only; 1: a severe finding stands; 2: bad input.")
+    parser = argparse.ArgumentParser("atomrl-diagnose", description="Say what is wrong with a run, with evidence and the setting to change, and draw it. "
+                                     "Exit code 0: healthy, or warnings only; 1: a severe finding stands; 2: bad input.")
     parser.add_argument("run", metavar="RUN", help="run folder; pictures and findings are written to its plots/")
     return parser
 

@@ -66,25 +66,43 @@ class Metric:
         "Tell whether a value lies outside the healthy range; NaN does not."
         return value < self.healthy[0] or value > self.healthy[1]
 
+# %% ../nbs/10_diagnostics.ipynb #e3c30020
 _ANY = math.inf
 METRIC_GUIDE = {
-    "actual_move": Metric("Actual Move", "mean over atoms of |displacement| as executed [Å]", "median", (-_ANY, _ANY), "environment.r0", "log"),
-    "q_bias": Metric("Q value against reward", "mean Q of a batch - mean true discounted return of the steps in memory", "mean", (-_ANY, 2.0), "td3.gamma, td3.critic_lr, buffer_capacity down"),
-    "action_scale": Metric("Action Scale", "environment gate × rms proposal / rms move that the force alone suggests", "median", (0.3, _ANY), "td3.deviation_weight, environment.correction_weight down"),
-    "fmax_ratio": Metric("Largest force", "fmax after the step / fmax to reach", "median", (-_ANY, 100), "steps, expert.schedule_steps up", "log"),
-    "a_back": Metric("a_back", "share of the move that was taken back", "mean", (-_ANY, 0.1), "environment.r0 down, or td3.deviation_weight up", "share"),
-    "td_error": Metric("TD error", "mean |Q - target| of a batch", "mean", (-_ANY, _ANY), "td3.critic_lr, td3.gamma down"),
-    "q_gap": Metric("Twin-critic gap", "mean |Q1 - Q2| of a batch", "mean", (-_ANY, _ANY), "td3.critic_lr down, batch_size up"),
-    "angle": Metric("Angle to the force", "angle between displacement and force before it [°]", "median", (-_ANY, 90), "td3.q_weight down, expert.nfake up"),
-    "memory_age": Metric("Memory age", "mean age of a sampled step [environment steps]: updates since its policy / updates_per_step", "mean", (-_ANY, 3000), "buffer_capacity down"),
-    "expert": Metric("Expert share", "share of the steps that the expert took", "mean", (-_ANY, 0.3), "expert.nfake down", "share"),
-    "nfake_left": Metric("Expert's schedule", "nfake / largest nfake of the run", "mean", (-_ANY, 0.96), "expert.schedule_steps down", "share"),
-    "penalty": Metric("Penalty share", "deviation term of the actor's loss / sum of the sizes of its terms", "mean", (-_ANY, 0.25), "td3.deviation_weight down", "share"),
-    "exploration": Metric("Exploration", "|executed - proposed| / |proposed|, agent's steps of which nothing was taken back", "median", (0.02, _ANY), "td3.exploration_noise up"),
-    "grad_norm_q": Metric("Gradient norm, critics", "norm before clipping", "median", (-_ANY, 500), "td3.critic_lr, td3.max_grad_norm down", "log"),
-    "grad_norm_pi": Metric("Gradient norm, actor", "norm before clipping", "median", (-_ANY, 500), "td3.actor_lr, td3.max_grad_norm down", "log"),
-    "updates": Metric("Updates", "gradient updates done", "median", (1, _ANY), "steps up, learning_starts down"),
-    "relaxed": Metric("Test starts relaxed", "share of the starts that the last evaluation relaxed", "median", (0.5, _ANY), "steps up, environment.perturb down", "share"),
+    "actual_move": Metric("Actual Move", "mean over atoms of |displacement| as executed [Å]",
+        "median", (-_ANY, _ANY), "environment.r0", "log"),
+    "q_bias": Metric("Q value against reward", "mean Q of a batch - mean true discounted return of the steps in memory",
+        "mean", (-_ANY, 2.0), "td3.gamma, td3.critic_lr, buffer_capacity down"),
+    "action_scale": Metric("Action Scale", "environment gate × rms proposal / rms move that the force alone suggests",
+        "median", (0.3, _ANY), "td3.deviation_weight, environment.correction_weight down"),
+    "fmax_ratio": Metric("Largest force", "fmax after the step / fmax to reach",
+        "median", (-_ANY, 100), "steps, expert.schedule_steps up", "log"),
+    "a_back": Metric("a_back", "share of the move that was taken back",
+        "mean", (-_ANY, 0.1), "environment.r0 down, or td3.deviation_weight up", "share"),
+    "td_error": Metric("TD error", "mean |Q - target| of a batch",
+        "mean", (-_ANY, _ANY), "td3.critic_lr, td3.gamma down"),
+    "q_gap": Metric("Twin-critic gap", "mean |Q1 - Q2| of a batch",
+        "mean", (-_ANY, _ANY), "td3.critic_lr down, batch_size up"),
+    "angle": Metric("Angle to the force", "angle between displacement and force before it [°]",
+        "median", (-_ANY, 90), "td3.q_weight down, expert.nfake up"),
+    "memory_age": Metric("Memory age", "mean age of a sampled step [environment steps]: updates since its policy / updates_per_step",
+        "mean", (-_ANY, 3000), "buffer_capacity down"),
+    "expert": Metric("Expert share", "share of the steps that the expert took",
+        "mean", (-_ANY, 0.3), "expert.nfake down", "share"),
+    "nfake_left": Metric("Expert's schedule", "nfake / largest nfake of the run",
+        "mean", (-_ANY, 0.96), "expert.schedule_steps down", "share"),
+    "penalty": Metric("Penalty share", "deviation term of the actor's loss / sum of the sizes of its terms",
+        "mean", (-_ANY, 0.25), "td3.deviation_weight down", "share"),
+    "exploration": Metric("Exploration", "|executed - proposed| / |proposed|, agent's steps of which nothing was taken back",
+        "median", (0.02, _ANY), "td3.exploration_noise up"),
+    "grad_norm_q": Metric("Gradient norm, critics", "norm before clipping",
+        "median", (-_ANY, 500), "td3.critic_lr, td3.max_grad_norm down", "log"),
+    "grad_norm_pi": Metric("Gradient norm, actor", "norm before clipping",
+        "median", (-_ANY, 500), "td3.actor_lr, td3.max_grad_norm down", "log"),
+    "updates": Metric("Updates", "gradient updates done",
+        "median", (1, _ANY), "steps up, learning_starts down"),
+    "relaxed": Metric("Test starts relaxed", "share of the starts that the last evaluation relaxed",
+        "median", (0.5, _ANY), "steps up, environment.perturb down", "share"),
 }
 
 # %% ../nbs/10_diagnostics.ipynb #e3c30005
@@ -93,10 +111,11 @@ def live(
 ) -> pd.DataFrame:  # one row a step: `t_total`, and a column for each metric of the guide
     "Compute the guide's metrics at every step of a run."
     config, metrics, tests = read_run(run)[0], read_table(run), read_table(run, "evaluations")
-    td3, column = config["td3"], lambda name: metrics[name] if name in metrics else pd.Series(np.nan, index=metrics.index)
-    known = discounted_returns(metrics, td3["gamma"]).rolling(max(config["buffer_capacity"], 1), min_periods=1).mean()
-    weight = metrics.t_total.map(lambda t: deviation_weight_at(t, TD3Settings(**td3))) / (1 if td3["deviation_scaled"] else column("q_pi").abs().clip(lower=1e-6))
-    terms = [weight * column("deviation"), td3["imitation_weight"] * column("imitation_error"), td3["q_weight"] + 0 * column("deviation")]
+    td3, column = TD3Settings(**config["td3"]), lambda name: metrics[name] if name in metrics else pd.Series(np.nan, index=metrics.index)
+    known = discounted_returns(metrics, td3.gamma).rolling(max(config["buffer_capacity"], 1), min_periods=1).mean()
+    size = 1 if td3.deviation_scaled else column("q_pi").abs().clip(lower=1e-6)
+    terms = [metrics.t_total.map(lambda t: deviation_weight_at(t, td3)) / size * column("deviation"),
+             td3.imitation_weight * column("imitation_error"), td3.q_weight + 0 * column("deviation")]
     own = (column("expert") == 0) & (column("a_back") == 0)
     derived = dict(q_bias=column("q") - known, action_scale=column("action_scale") * column("output_scale"), penalty=terms[0] / sum(terms),
                    fmax_ratio=column("fmax") / config["environment"]["fmax"], exploration=column("exploration").where(own),
@@ -104,6 +123,7 @@ def live(
                    relaxed=metrics.t_total.map(tests.groupby("t_total").terminated.mean()).ffill())
     return pd.DataFrame(dict(t_total=metrics.t_total) | {name: derived.get(name, column(name)).astype(float) for name in METRIC_GUIDE})
 
+# %% ../nbs/10_diagnostics.ipynb #e3c30023
 def reduce(
     table: pd.DataFrame,  # rows of `live`
 ) -> dict:  # metric -> number, NaN where nothing is known
@@ -131,19 +151,38 @@ class Rule:
         "Tell whether all signs are there."
         return all(METRIC_GUIDE[sign].sick(values[sign]) for sign in self.signs)
 
+# %% ../nbs/10_diagnostics.ipynb #e3c30029
 RULES = (
-    Rule("never learnt", "severe", ("updates",), "The policy is the untrained one.", "Raise steps above learning_starts."),
-    Rule("does not relax", "severe", ("relaxed",), "The policy is not yet good for anything.",
+    Rule("never learnt", "severe", ("updates",),
+         "The policy is the untrained one.",
+         "Raise steps above learning_starts."),
+    Rule("does not relax", "severe", ("relaxed",),
+         "The policy is not yet good for anything.",
          "Train longer (steps), begin closer (environment.perturb), or let the expert stay longer (expert.schedule_steps)."),
-    Rule("hitting the wall", "severe", ("a_back", "fmax_ratio"), "The atoms are pushed against the smallest allowed distance, and stay where the forces are large.",
+    Rule("hitting the wall", "severe", ("a_back", "fmax_ratio"),
+         "The atoms are pushed against the smallest allowed distance, and stay where the forces are large.",
          "Lower environment.r0 if it is close to a bond length; else raise td3.deviation_weight and environment.correction_weight."),
-    Rule("critic overestimates", "severe", ("q_bias",), "The agent believes in moves that do not lower the forces.", "Lower td3.gamma, td3.critic_lr or buffer_capacity."),
-    Rule("hides by not moving", "severe", ("action_scale", "fmax_ratio"), "Standing still costs less than trying.", "Lower td3.deviation_weight and environment.correction_weight."),
-    Rule("stale memory", "warning", ("memory_age",), "The critics learn from moves that the policy would no longer make, near structures it no longer visits.", "Lower buffer_capacity (1,000 to 5,000 for small cells)."),
-    Rule("expert leaned on too long", "warning", ("expert", "nfake_left"), "The memory fills with the expert's moves, and the agent's own mistakes stay unseen.", "Lower expert.nfake or expert.schedule_steps."),
-    Rule("penalty dominates", "severe", ("penalty",), "The actor learns what the environment allows, and not what relaxes.", "Lower td3.deviation_weight, or environment.r0 if it is close to a bond length."),
-    Rule("collapsed exploration", "severe", ("exploration",), "The critics see no other move than the policy's own, so that they cannot tell a better one.", "Raise td3.exploration_noise."),
-    Rule("exploding gradients", "severe", ("grad_norm_q",), "The critics' updates no longer follow from what is measured.", "Lower td3.critic_lr, td3.actor_lr and td3.max_grad_norm."),
+    Rule("critic overestimates", "severe", ("q_bias",),
+         "The agent believes in moves that do not lower the forces.",
+         "Lower td3.gamma, td3.critic_lr or buffer_capacity."),
+    Rule("hides by not moving", "severe", ("action_scale", "fmax_ratio"),
+         "Standing still costs less than trying.",
+         "Lower td3.deviation_weight and environment.correction_weight."),
+    Rule("stale memory", "warning", ("memory_age",),
+         "The critics learn from moves that the policy would no longer make, near structures it no longer visits.",
+         "Lower buffer_capacity (1,000 to 5,000 for small cells)."),
+    Rule("expert leaned on too long", "warning", ("expert", "nfake_left"),
+         "The memory fills with the expert's moves, and the agent's own mistakes stay unseen.",
+         "Lower expert.nfake or expert.schedule_steps."),
+    Rule("penalty dominates", "severe", ("penalty",),
+         "The actor learns what the environment allows, and not what relaxes.",
+         "Lower td3.deviation_weight, or environment.r0 if it is close to a bond length."),
+    Rule("collapsed exploration", "severe", ("exploration",),
+         "The critics see no other move than the policy's own, so that they cannot tell a better one.",
+         "Raise td3.exploration_noise."),
+    Rule("exploding gradients", "severe", ("grad_norm_q",),
+         "The critics' updates no longer follow from what is measured.",
+         "Lower td3.critic_lr, td3.actor_lr and td3.max_grad_norm."),
 )
 
 # %% ../nbs/10_diagnostics.ipynb #e3c30009
@@ -160,6 +199,7 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.severity}: {self.name} (t_total {self.when[0]} to {self.when[1]}): {self.evidence}. {self.meaning} {self.change}"
 
+# %% ../nbs/10_diagnostics.ipynb #e3c30026
 def _since(table, rule, begin):
     "Find where an illness began: eighths of the run are looked through backwards, as long as they have it."
     for piece in reversed(np.array_split(np.arange(len(table)), 8)):
@@ -171,13 +211,6 @@ def _evidence(rule, values):
     "Hold the metrics of a rule against their healthy ranges."
     return ", ".join(f"{METRIC_GUIDE[sign].name} is {values[sign]:.3g} (healthy: {METRIC_GUIDE[sign].range})" for sign in rule.signs)
 
-def _not_finite(run, last):
-    "Report a state kept for inspection, unless the run went on beyond it."
-    for path in sorted((Path(run)/"inspect").glob("step_*/state.json"))[-1:]:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["t_total"] < last: continue
-        yield Finding("not finite", "severe", (state["t_total"], state["t_total"]), f"{state['error'].rstrip('.')}", f"Likely cause: {state['likely_cause']}.", f"The state is kept in {path.parent}.")
-
 def examine(
     table: pd.DataFrame,  # rows of `live`
 ) -> list:  # `Finding`s, none where the table is healthy
@@ -187,6 +220,15 @@ def examine(
     values = reduce(quarter)
     begun = lambda rule: _since(table, rule, int(quarter.t_total.iloc[0]))
     return [Finding(r.name, r.severity, (begun(r), last), _evidence(r, values), r.meaning, r.change) for r in RULES if r.holds(values)]
+
+# %% ../nbs/10_diagnostics.ipynb #e3c30027
+def _not_finite(run, last):
+    "Report a state kept for inspection, unless the run went on beyond it."
+    for path in sorted((Path(run)/"inspect").glob("step_*/state.json"))[-1:]:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["t_total"] < last: continue
+        yield Finding("not finite", "severe", (state["t_total"],) * 2, state["error"].rstrip("."), f"Likely cause: {state['likely_cause']}.",
+                      f"The state is kept in {path.parent}.")
 
 def diagnose(
     run: str | Path,  # run folder
@@ -213,6 +255,24 @@ def _healthy(axis, name):
     for edge, begin, end in ((low, bottom, min(low, top)), (high, max(high, bottom), top)):
         if math.isfinite(edge) and begin < end: axis.axhspan(begin, end, color="tab:red", alpha=0.12, lw=0)
     axis.set_ylim(bottom, top)
+
+# %% ../nbs/10_diagnostics.ipynb #e3c30028
+def _draw_curves(axes, metrics, episodes, tests, window, target, cap):
+    "Draw the upper row: episodes, forces, tests."
+    axes[0].scatter(episodes.t_total, episodes.steps, s=14, alpha=0.5, c=np.where(episodes.terminated == 1, "tab:blue", "tab:red"))
+    axes[0].plot(episodes.t_total, _running(episodes.steps, max(len(episodes) // 10, 5)), color="k", lw=1, label="mean (red dots: cut off)")
+    axes[1].semilogy(metrics.t_total, metrics.fmax, ".", ms=1.5, alpha=0.25, color="tab:gray")
+    axes[1].semilogy(metrics.t_total, metrics.fmax.rolling(window, min_periods=1).median(), label="median after each step")
+    axes[1].axhline(target, color="k", lw=0.8, ls="--", label="fmax to reach")
+    if len(tests):
+        steps = tests.groupby("t_total").steps
+        axes[2].plot(steps.mean(), "o-", label="mean")
+        axes[2].fill_between(steps.min().index, steps.min(), steps.max(), alpha=0.2, label="all starts")
+        failed = tests.groupby("t_total").terminated.apply(lambda done: (done == 0).mean())
+        if failed.any(): axes[2].plot(cap * failed, "rx-", lw=0.8, label=f"share that failed, times the cap of {cap}")
+        axes[2].set_ylim(0, None)
+    else: axes[2].text(0.5, 0.5, "never evaluated", ha="center", transform=axes[2].transAxes)
+    for axis in axes[:2 + (len(tests) > 0)]: axis.legend(fontsize=8)
 
 # %% ../nbs/10_diagnostics.ipynb #e3c3000a
 def plot_results(
@@ -244,23 +304,6 @@ def plot_results(
     for axis in axes[1]: axis.legend(fontsize=8)
     return figure
 
-def _draw_curves(axes, metrics, episodes, tests, window, target, cap):
-    "Draw the upper row: episodes, forces, tests."
-    axes[0].scatter(episodes.t_total, episodes.steps, s=14, alpha=0.5, c=np.where(episodes.terminated == 1, "tab:blue", "tab:red"))
-    axes[0].plot(episodes.t_total, _running(episodes.steps, max(len(episodes) // 10, 5)), color="k", lw=1, label="mean (red dots: cut off)")
-    axes[1].semilogy(metrics.t_total, metrics.fmax, ".", ms=1.5, alpha=0.25, color="tab:gray")
-    axes[1].semilogy(metrics.t_total, metrics.fmax.rolling(window, min_periods=1).median(), label="median after each step")
-    axes[1].axhline(target, color="k", lw=0.8, ls="--", label="fmax to reach")
-    if len(tests):
-        steps = tests.groupby("t_total").steps
-        axes[2].plot(steps.mean(), "o-", label="mean")
-        axes[2].fill_between(steps.min().index, steps.min(), steps.max(), alpha=0.2, label="all starts")
-        failed = tests.groupby("t_total").terminated.apply(lambda done: (done == 0).mean())
-        if failed.any(): axes[2].plot(cap * failed, "rx-", lw=0.8, label=f"share that failed, times the cap of {cap}")
-        axes[2].set_ylim(0, None)
-    else: axes[2].text(0.5, 0.5, "never evaluated", ha="center", transform=axes[2].transAxes)
-    for axis in axes[:2 + (len(tests) > 0)]: axis.legend(fontsize=8)
-
 # %% ../nbs/10_diagnostics.ipynb #e3c3000c
 def plot_metrics(
     run: str | Path,  # run folder
@@ -279,6 +322,7 @@ def plot_metrics(
     for axis in figure.axes[len(METRIC_GUIDE):]: axis.remove()
     return figure
 
+# %% ../nbs/10_diagnostics.ipynb #e3c3002a
 def save_results(
     run: str | Path,  # run folder
 ) -> Path:  # the picture, `plots/results.png`; `findings.txt` is beside it

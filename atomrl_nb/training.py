@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'EPISODES', 'EVALUATIONS', 'TABLES', 'Settings', 'settings_from', 'check_settings', 'Trainer', 'Episode',
            'direction', 'to_device', 'loop_state', 'load_loop_state', 'evaluate', 'read_parameters', 'begin_from',
-           'prepare', 'train', 'write_checkpoint', 'scores', 'card_of', 'resume', 'check_calculator', 'stop_on_request',
+           'write_checkpoint', 'scores', 'card_of', 'prepare', 'train', 'check_calculator', 'resume', 'stop_on_request',
            'Loop', 'BaseCallback', 'CheckpointCallback', 'EvalCallback', 'StopTrainingOnNoModelImprovement',
            'ProgressBarCallback', 'TensorBoardCallback', 'likely_cause', 'save_for_inspection']
 
@@ -414,37 +414,7 @@ def begin_from(
     agent.actor_target.load_state_dict(agent.actor.state_dict())
     agent.critics_target.load_state_dict(agent.critics.state_dict())
 
-# %% ../nbs/09_training.ipynb #20bf2b6b
-def prepare(
-    settings: Settings,
-) -> tuple:  # (settings, structures, parameters to begin with or None), checked
-    "Load and check what a run needs, before anything is written."
-    check_settings(settings)
-    if not settings.run: raise InputError("A run needs a folder: set `run`.")
-    check_free(settings.run)
-    structures, known = load(*settings.structures), known_elements(settings.calculator)
-    for atoms in structures: fixed_mask(check_structure(atoms, atoms.info["source"], known))
-    calculator(settings.calculator)
-    settings = replace(settings, structures=tuple(map(str, settings.structures)), init_from=str(settings.init_from))
-    if not settings.init_from: return settings, structures, None
-    parameters = read_parameters(settings.init_from)
-    shape = parameters[0].settings
-    if settings.network not in (shape, NetworkSettings()): raise InputError(f"The networks of {settings.init_from!r} have other settings than those asked for: leave out the settings of `network`.")
-    return replace(settings, network=shape), structures, parameters
-
-def train(
-    settings: Settings,
-    progress: bool = True,  # show a progress bar
-    callbacks: tuple = (),  # further `BaseCallback`s
-) -> Path:  # the run folder
-    "Train an agent and return its run folder."
-    settings, structures, parameters = prepare(settings)
-    trainer = Trainer(settings, structures)
-    if parameters: begin_from(trainer.agent, *parameters)
-    trainer.begin()
-    with create_run(settings.run, asdict(settings), structures) as run: write_checkpoint(trainer, run)
-    return _go_on(trainer, run, progress, callbacks)
-
+# %% ../nbs/09_training.ipynb #d0b20042
 def write_checkpoint(
     trainer: Trainer,
     run: Path,  # run folder
@@ -479,6 +449,49 @@ def card_of(
                 correction_mode=s.environment.correction_mode, seed=s.seed, t_total=trainer.t_total,
                 force_evaluations=sum(e.force_evaluations for e in trainer.environments), expert_evaluations=trainer.expert_evaluations)
 
+# %% ../nbs/09_training.ipynb #20bf2b6b
+def prepare(
+    settings: Settings,
+) -> tuple:  # (settings, structures, parameters to begin with or None), checked
+    "Load and check what a run needs, before anything is written."
+    check_settings(settings)
+    if not settings.run: raise InputError("A run needs a folder: set `run`.")
+    check_free(settings.run)
+    structures, known = load(*settings.structures), known_elements(settings.calculator)
+    for atoms in structures: fixed_mask(check_structure(atoms, atoms.info["source"], known))
+    calculator(settings.calculator)
+    settings = replace(settings, structures=tuple(map(str, settings.structures)), init_from=str(settings.init_from))
+    if not settings.init_from: return settings, structures, None
+    parameters = read_parameters(settings.init_from)
+    shape = parameters[0].settings
+    if settings.network not in (shape, NetworkSettings()):
+        raise InputError(f"The networks of {settings.init_from!r} have other settings than those asked for: leave out the settings of `network`.")
+    return replace(settings, network=shape), structures, parameters
+
+# %% ../nbs/09_training.ipynb #d0b20040
+def train(
+    settings: Settings,
+    progress: bool = True,  # show a progress bar
+    callbacks: tuple = (),  # further `BaseCallback`s
+) -> Path:  # the run folder
+    "Train an agent and return its run folder."
+    settings, structures, parameters = prepare(settings)
+    trainer = Trainer(settings, structures)
+    if parameters: begin_from(trainer.agent, *parameters)
+    trainer.begin()
+    with create_run(settings.run, asdict(settings), structures) as run: write_checkpoint(trainer, run)
+    return _go_on(trainer, run, progress, callbacks)
+
+# %% ../nbs/09_training.ipynb #d0b20043
+def check_calculator(
+    stored: str,  # spec in the run folder
+    given: str | None,  # spec that the caller names
+):
+    "Refuse another calculator than the stored one, and to execute a stored function unasked."
+    if given not in (None, stored): raise InputError(f"The run was made with the calculator {stored!r}, not {given!r}: a run keeps its calculator.")
+    if given is None and stored.partition(":")[0] not in ("emt", "lj", "eam"):
+        raise InputError(f"The run's calculator {stored!r} is a function, and calling it executes code: if you trust it, name it again with --calculator {stored}.")
+
 # %% ../nbs/09_training.ipynb #d0b20016
 def resume(
     run: str | Path,  # run folder
@@ -496,15 +509,6 @@ def resume(
     load_loop_state(trainer, tensors, state)
     trainer.settings = replace(trainer.settings, start_iter=trainer.t_total)
     return _go_on(trainer, Path(run), progress, callbacks)
-
-def check_calculator(
-    stored: str,  # spec in the run folder
-    given: str | None,  # spec that the caller names
-):
-    "Refuse another calculator than the stored one, and to execute a stored function unasked."
-    if given not in (None, stored): raise InputError(f"The run was made with the calculator {stored!r}, not {given!r}: a run keeps its calculator.")
-    if given is None and stored.partition(":")[0] not in ("emt", "lj", "eam"):
-        raise InputError(f"The run's calculator {stored!r} is a function, and calling it executes code: if you trust it, name it again with --calculator {stored}.")
 
 # %% ../nbs/09_training.ipynb #39f6c328
 @contextmanager
@@ -567,6 +571,7 @@ class CheckpointCallback(BaseCallback):
     def on_training_end(self, loop: Loop):
         if not loop.failed and self.saved < loop.trainer.t_total: self.save(loop)
 
+# %% ../nbs/09_training.ipynb #d0b20044
 class EvalCallback(BaseCallback):
     "Evaluate the policy where an evaluation is due, and offer the best one."
 
@@ -596,6 +601,7 @@ class StopTrainingOnNoModelImprovement(BaseCallback):
         if since >= self.patience: self.stopped = f"No improvement in {since} evaluations: stopped at t_total {loop.trainer.t_total}."
         return not self.stopped
 
+# %% ../nbs/09_training.ipynb #d0b20045
 class ProgressBarCallback(BaseCallback):
     "Show how far the run is."
 
@@ -610,6 +616,7 @@ class ProgressBarCallback(BaseCallback):
 
     def on_training_end(self, loop: Loop): self.bar.close()
 
+# %% ../nbs/09_training.ipynb #d0b20046
 class TensorBoardCallback(BaseCallback):
     "Write the metrics to `tensorboard/` in the run folder, at the true `t_total`."
 
@@ -643,6 +650,7 @@ def likely_cause(
     return (f"the {name} diverged (largest parameter {largest:.3g}): lower td3.{name.removesuffix('s')}_lr (now {rate:g}) "
             f"or td3.max_grad_norm (now {s.max_grad_norm:g})")
 
+# %% ../nbs/09_training.ipynb #d0b20048
 def save_for_inspection(
     loop: Loop,
     error: FloatingPointError,

@@ -1,0 +1,240 @@
+"""The loop: exact resume across processes, honest axes, new runs from old parameters, callbacks, numbers that are not finite."""
+import json
+import math
+import os
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from atomrl_nb.checkpoints import Table, checkpoints, latest_t_total, read_state
+from atomrl_nb.cli import train_main
+from atomrl_nb.diagnostics import plot_results, read_table
+from atomrl_nb.networks import NetworkSettings, load_policy
+from atomrl_nb.optimizer import shipped_policies
+from atomrl_nb.structures import InputError
+from atomrl_nb.training import (BaseCallback, ProgressBarCallback, Settings,
+                                TensorBoardCallback, read_parameters, resume, scores, train)
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,
+                 checkpoint_interval=16, buffer_capacity=40, network=NetworkSettings(channels=4, layers=1))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that went through; its memory of 40 transitions has been written over."""
+    return train(replace(SMALL, run=str(tmp_path_factory.mktemp("whole") / "run")), progress=False)
+
+
+def content(run):
+    """The last checkpoint, byte for byte, the policy, and the rows without their clock."""
+    folder = run / "checkpoints" / "step_00000048"
+    rows = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{name}.csv")] for name in ("metrics", "episodes", "evaluations")}
+    policy, card = load_policy(run / "policy.safetensors")
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}, {k: v.tolist() for k, v in policy.state_dict().items()}, card, rows
+
+
+def test_a_run_cut_many_times_in_mid_episode_is_the_run_that_went_through(whole, tmp_path):
+    parts = train(replace(SMALL, run=str(tmp_path / "parts"), steps=4), progress=False)
+    for stop in (12, 20, 28, 44, 48):
+        playing = json.loads((parts / "checkpoints" / f"step_{latest_t_total(parts):08d}" / "state.json").read_text())["episodes"]
+        assert any(episode["environment"]["steps"] > 0 for episode in playing)  # in mid-episode
+        resume(parts, steps=stop, progress=False)
+    assert content(parts) == content(whole)
+
+
+def test_another_process_goes_on_exactly(whole, tmp_path):
+    parts = train(replace(SMALL, run=str(tmp_path / "parts"), steps=20), progress=False)
+    code = "import sys; from atomrl_nb.cli import train_main; sys.exit(train_main())"
+    done = subprocess.run([sys.executable, "-c", code, "--resume", str(parts), "--steps", "48"], capture_output=True, text=True, timeout=300,
+                          cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert content(parts) == content(whole)
+
+
+def test_the_clock_counts_on(tmp_path):
+    run = train(replace(SMALL, run=str(tmp_path / "run"), steps=24, evaluation_interval=0), progress=False)
+    before = float(Table.rows(run / "metrics.csv")[-1]["seconds"])
+    resume(run, steps=28, progress=False)
+    seconds = [float(row["seconds"]) for row in Table.rows(run / "metrics.csv")]
+    assert seconds == sorted(seconds) and seconds[-1] > before
+
+
+def test_start_iter_is_0_unless_a_checkpoint_is_continued(whole, tmp_path, capsys):
+    with pytest.raises(InputError, match="no checkpoint whose curves it could continue"): train(replace(SMALL, run=str(tmp_path / "run"), start_iter=48))
+    (tmp_path / "settings.toml").write_text("start_iter = 100\n")
+    assert train_main(["cuau4", "--run", str(tmp_path / "run"), "--settings", str(tmp_path / "settings.toml")]) == 2
+    assert "an offset would draw its points" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def drawn(run):
+    """What lies on the x axis of each panel of a run's figure."""
+    return [(axis.get_xlim()[1], [x for line in axis.lines for x in line.get_xdata()]) for axis in plot_results(run).axes[:6]]
+
+
+def test_drawn_axes_are_the_true_t_total(whole, tmp_path):
+    """Of a resumed run: 1 to 48, though it was resumed at 20; of a run that began with its parameters: 1 to 24."""
+    resumed = train(replace(SMALL, run=str(tmp_path / "resumed"), steps=20), progress=False)
+    resume(resumed, steps=48, progress=False)
+    child = train(replace(SMALL, run=str(tmp_path / "child"), init_from=str(whole), steps=24), progress=False)
+    for run, last, tests in ((resumed, 48, [20, 40]), (child, 24, [20])):
+        panels = drawn(run)
+        assert [end for end, _ in panels] == [last] * 6
+        for _, x in (panels[1], panels[3], panels[4], panels[5]): assert sorted({float(v) for v in x} - {0.0}) == list(range(1, last + 1))
+        assert sorted({float(v) for v in panels[2][1]}) == tests
+        assert {float(v) for v in panels[0][1]} == set(read_table(run, "episodes").t_total)
+
+
+def test_a_new_run_begins_with_the_policy_and_the_critics_of_another(whole, tmp_path):
+    child = train(replace(SMALL, run=str(tmp_path / "child"), init_from=str(whole), steps=4, evaluation_interval=0), progress=False)
+    start, rest, state = read_state(child / "checkpoints" / "step_00000000")
+    policy, last = load_file(whole / "policy.safetensors"), load_file(whole / "checkpoints" / "step_00000048" / "agent.safetensors")
+    for name in ("actor", "actor_target"): assert all(torch.equal(start[f"{name}.{k}"], v) for k, v in policy.items())
+    for k in [k for k in last if k.startswith("critics.")]:
+        assert torch.equal(start[k], last[k]) and torch.equal(start[k.replace("critics.", "critics_target.", 1)], last[k])
+    assert not [k for k in start if "optimizer" in k] and int(start["updates"]) == 0
+    assert state["t_total"] == 0 and not [k for k in rest if k.startswith("storage.")]  # the memory is empty
+    assert [int(row["t_total"]) for row in Table.rows(child / "metrics.csv")] == [1, 2, 3, 4]
+
+
+def test_a_policy_file_gives_its_actor_and_its_shape(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(dict(n_envs=4, batch_size=8, evaluation_starts=2)))
+    argv = ["cuau4", "--init-from", "alloys4", "--steps", "4", "--settings", str(tmp_path / "settings.json")]
+    assert train_main([*argv, "--run", str(tmp_path / "child")]) == 0
+    actor, critics = read_parameters(shipped_policies()["alloys4"])
+    start = read_state(tmp_path / "child" / "checkpoints" / "step_00000000")[0]
+    assert critics is None and all(torch.equal(start[f"actor.{k}"], v) for k, v in actor.state_dict().items())
+    (tmp_path / "settings.json").write_text(json.dumps(dict(network=dict(channels=4))))
+    assert train_main([*argv, "--run", str(tmp_path / "other")]) == 2
+    assert "have other settings" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert train_main(["cuau4", "--init-from", "gold", "--run", str(tmp_path / "other")]) == 2
+    assert "no policy file 'gold'" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_a_total_already_reached_is_said_and_no_error(whole, capsys):
+    for steps in ([], ["--steps", "20"]):
+        assert train_main(["--resume", str(whole), *steps]) == 0
+        assert "has already reached t_total 48" in capsys.readouterr().out
+    assert train_main(["--resume", str(whole), "--steps", "0"]) == 2
+    assert "must be positive" in capsys.readouterr().err
+
+
+FACTORY = """
+import numpy as np
+from atomrl_nb.structures import CompiledEMT
+class Tired(CompiledEMT):
+    left = {left}
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        Tired.left -= 1
+        if Tired.left < 0: self.results["forces"] = np.full_like(self.results["forces"], np.nan)
+def make(): return Tired()
+"""
+
+
+class Poison(BaseCallback):
+    """Make a network's parameters NaN at some step."""
+
+    def __init__(self, network, t_total): self.network, self.t_total = network, t_total
+    def on_step(self, loop):
+        if loop.trainer.t_total == self.t_total:
+            with torch.no_grad(): next(getattr(loop.trainer.agent, self.network).parameters()).fill_(math.nan)
+
+
+@pytest.mark.parametrize("what, cause", [("forces", "the calculator, at a structure whose closest atoms are"), ("displacement", "the actor diverged"), ("loss", "the critics diverged")])
+def test_a_number_that_is_not_finite_ends_the_run_and_is_explained(tmp_path, monkeypatch, what, cause):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / f"lab_{what}.py").write_text(FACTORY.format(left=60 if what == "forces" else 10**9))
+    settings = replace(SMALL, run="run", calculator=f"lab_{what}:make", checkpoint_interval=8, evaluation_interval=0, steps=200)
+    poison = {"forces": [], "displacement": [Poison("actor", 28)], "loss": [Poison("critics", 28)]}[what]
+    with pytest.raises(FloatingPointError) as caught: train(settings, progress=False, callbacks=poison)
+    said = str(caught.value)
+    assert f"Likely cause: {cause}" in said and "The state is kept in" in said
+    kept = next(Path("run/inspect").iterdir())
+    assert read_state(kept)[2]["likely_cause"].startswith(cause) and (kept / "structures.extxyz").stat().st_size > 1000
+    good = read_state(checkpoints("run")[latest_t_total("run")])[0]
+    assert all(torch.isfinite(v).all() for v in good.values() if v.is_floating_point())
+    monkeypatch.setattr(sys.modules[f"lab_{what}"].Tired, "left", 10**9)  # the calculator is mended
+    resume("run", steps=latest_t_total("run") + 8, progress=False, calculator=f"lab_{what}:make")
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_a_checkpoint(tmp_path, monkeypatch):
+    from atomrl_nb.td3 import TD3Agent
+    plain, calls = TD3Agent.update, []
+    def update(self, *args):
+        calls.append(1)
+        return plain(self, *args) | ({"grad_norm_q": math.inf} if len(calls) > 4 else {})
+    monkeypatch.setattr(TD3Agent, "update", update)
+    with pytest.raises(FloatingPointError, match="grad_norm_q is not finite"): train(replace(SMALL, run=str(tmp_path / "run"), checkpoint_interval=4), progress=False)
+    assert latest_t_total(tmp_path / "run") == 16  # two updates a round from 12 on: the fifth is in the round that ends at 20
+
+
+def test_patience_ends_a_run_that_does_not_improve(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(dict(n_envs=4, batch_size=8, learning_starts=8, evaluation_interval=8, evaluation_starts=2,
+                                                            network=dict(channels=4, layers=1), td3=dict(actor_lr=1e-12))))
+    argv = ["alloys4", "--steps", "400", "--settings", str(tmp_path / "settings.json"), "--run", str(tmp_path / "run"), "--patience", "2"]
+    assert train_main(argv) == 0
+    assert "No improvement in 2 evaluations: stopped at t_total 24." in capsys.readouterr().out
+    assert latest_t_total(tmp_path / "run") == 24 and len(scores(tmp_path / "run")) == 3
+
+
+def test_the_offered_policy_is_that_of_the_best_evaluation(whole):
+    found = scores(whole)
+    best = [t for t, steps in found.items() if steps == min(found.values())][-1]
+    assert load_policy(whole / "policy.safetensors")[1]["t_total"] == best
+
+
+def test_callbacks_see_every_round_and_an_error_in_one_saves_nothing(tmp_path):
+    class Broken(BaseCallback):
+        seen, ended = [], False
+        def on_step(self, loop):
+            self.seen.append(loop.trainer.t_total)
+            if loop.trainer.t_total == 28: raise RuntimeError("broken")
+        def on_training_end(self, loop): self.ended = loop.failed
+    broken = Broken()
+    with pytest.raises(RuntimeError, match="broken"): train(replace(SMALL, run=str(tmp_path / "run")), progress=False, callbacks=[broken])
+    assert broken.seen == [4, 8, 12, 16, 20, 24, 28] and broken.ended
+    assert latest_t_total(tmp_path / "run") == 16
+
+
+def test_progress_bar(whole, tmp_path, capsys):
+    bar = ProgressBarCallback()
+    train(replace(SMALL, run=str(tmp_path / "run"), steps=8, evaluation_interval=0), progress=False, callbacks=[bar])
+    assert bar.bar.n == bar.bar.total == 8 and "eV/Å" in capsys.readouterr().err
+
+
+def test_tensorboard_is_optional_and_writes_the_true_t_total(tmp_path, monkeypatch):
+    settings = replace(SMALL, run=str(tmp_path / "run"), steps=16, evaluation_interval=0)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="pip install"): TensorBoardCallback()
+    written = []
+    class SummaryWriter:
+        def __init__(self, folder, purge_step): written.append((folder, purge_step))
+        def add_scalar(self, name, value, step): written.append((name, value, step))
+        def close(self): written.append("closed")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    run = train(settings, progress=False, callbacks=[TensorBoardCallback()])
+    assert written[0] == (str(run / "tensorboard"), 1) and written[-1] == "closed"
+    fmax = [(value, step) for name, value, step in written[1:-1] if name == "fmax"]
+    assert [step for _, step in fmax] == [4, 8, 12, 16]
+    np.testing.assert_allclose(fmax[-1][0], read_table(run).fmax.tail(4).mean())
+    resume(run, steps=20, progress=False, callbacks=[TensorBoardCallback()])
+    assert (str(run / "tensorboard"), 17) in written
+
+
+def test_evaluation_costs_training_nothing(whole, tmp_path):
+    """Also where a run is resumed between two evaluations, and another number of starts is tested."""
+    other = train(replace(SMALL, run=str(tmp_path / "other"), evaluation_interval=8, evaluation_starts=3, steps=20), progress=False)
+    resume(other, steps=48, progress=False)
+    for name in ("agent.safetensors", "memory.safetensors"): assert content(other)[0][name] == content(whole)[0][name]
+
+
+def test_learning_starts_by_256_at_the_latest(): assert Settings().learning_starts <= 256

@@ -163,7 +163,7 @@ def test_n_step_stops_where_the_following_step_was_written_over():
 @pytest.mark.parametrize("settings", [MemorySettings(), MemorySettings(expert_share=0.4, sampling="expert", n_step=3), MemorySettings(sampling="recent", half_life=4)])
 def test_a_saved_memory_goes_on_exactly(tmp_path, settings):
     rng = torch.Generator().manual_seed(1)
-    memory, slots = ReplayMemory(15, settings), []
+    memory = ReplayMemory(15, settings)
     def step(m, part, previous): return (int(m.add(part, [previous])), int(part.t_total))
     parts = [random_transition(rng, (2, 3, 6)[t % 3], t, source=t % 4 == 0) for t in range(60)]
     before = None

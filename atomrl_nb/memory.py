@@ -302,9 +302,10 @@ def holds(self: ReplayMemory, slot: int, t_total: int) -> bool:
 # %% ../nbs/06_memory.ipynb #d8ea1b46
 @patch
 def _ahead(self: ReplayMemory, slots) -> tuple:
-    "Follow the episodes of some slots up to `n_step` steps: last slots, summed rewards, discounts of the state after them."
-    last, reward, going = slots, self.storage["reward"].index_select(0, slots), True
-    discount = torch.full_like(reward, self.gamma)
+    "Follow the episodes of some slots up to `n_step` steps: last slots, summed rewards (None for one step), discounts of the state after them."
+    discount = torch.full((len(slots),), self.gamma, dtype=self.storage["reward"].dtype, device=self.device)
+    if self.settings.n_step == 1: return slots, None, discount
+    last, reward, going = slots, self.storage["reward"][slots], True
     for _ in range(self.settings.n_step - 1):
         follower, t_total = self.follower[last].T
         going = going & (follower >= 0) & (self.storage["t_total"][follower.clamp(min=0)] == t_total)
@@ -320,31 +321,31 @@ def get(
     slots: torch.Tensor,  # (n,)
 ) -> Batch:
     "Collate the transitions of some slots."
-    slots = slots.to(self.device)
-    last, reward, discount = self._ahead(slots)
-    rows, of, atoms = self._find(slots, last)
-    first, kinds = atoms.cumsum(0) - atoms, {"graphs": slots, "next_graphs": last} | rows
-    own, graph, ahead = {}, {"batch": of["atoms"].repeat_interleave(self.block["atoms"])}, {}
-    for name, kind, place, is_index in self.plan:
-        value = self.storage[name].index_select(0, kinds[kind])
+    last, reward, discount = self._ahead(slots := slots.to(self.device))
+    rows, of, first = self._find(slots, last)
+    index, parts = {"graphs": slots, "next_graphs": last} | rows, ({"discount": discount}, {}, {})
+    for name, kind, part, is_index in self.plan:
+        value = self.storage[name].index_select(0, index[kind])
         if is_index: value = (value + first.index_select(0, of[kind])[:, None, None]).flatten(0, 1).T
         elif kind in rows: value = value.flatten(0, 1)
-        (own, graph, ahead)[place][name[5:] if place == 2 else name] = value
-    own["reward"] = reward
+        parts[part][name[5:] if part == 2 else name] = value
+    own, graph, ahead = parts
+    graph["batch"] = of["atoms"].repeat_interleave(self.block["atoms"])
     ahead |= {name: graph[name] for name in ("batch", *_UNCHANGED) if name in graph}
-    return Batch(graph=AtomGraph(**graph), next_graph=AtomGraph(**ahead), discount=discount, **own)
+    return Batch(graph=AtomGraph(**graph), next_graph=AtomGraph(**ahead), **(own if reward is None else own | {"reward": reward}))
 
 @patch
 def _find(self: ReplayMemory, slots, last) -> tuple:
-    "Find for each kind the blocks of some slots and the structure that each block belongs to; and count atoms: (n,)."
-    where = self.where.index_select(0, slots)
+    "Find for each kind the blocks of some slots and the structure that each block belongs to; and each structure's first atom: (n,)."
+    where, n = self.where.index_select(0, slots), len(slots)
     if last is not slots: where[..., self.n_own:] = self.where[last][..., self.n_own:]
-    (starts, counts), n = where.permute(1, 2, 0).unbind(0), len(slots)
-    if self.single: rows, of = starts.unbind(0), [torch.arange(n, device=self.device)] * len(starts)
-    else:
-        (rows, piece), totals = row_index(starts.flatten(), counts.flatten()), counts.sum(1).tolist()
-        rows, of = rows.split(totals), (piece % n).split(totals)
-    return dict(zip(self.count, rows)), dict(zip(self.count, of)), counts[0] * self.block["atoms"]
+    starts, counts = where.permute(1, 2, 0).unbind(0)
+    if self.single:
+        one = torch.arange(n, device=self.device)
+        return dict(zip(self.count, starts.unbind(0))), dict.fromkeys(self.count, one), one * self.block["atoms"]
+    (rows, piece), totals = row_index(starts.flatten(), counts.flatten()), counts.sum(1).tolist()
+    of, first = (piece % n).split(totals), (counts[0].cumsum(0) - counts[0]) * self.block["atoms"]
+    return dict(zip(self.count, rows.split(totals))), dict(zip(self.count, of)), first
 
 # %% ../nbs/06_memory.ipynb #b3f60d30
 @patch
@@ -369,7 +370,7 @@ def draw(self: ReplayMemory, batch_size: int, generator: torch.Generator) -> tor
         u = torch.rand(batch_size, generator=generator, dtype=torch.float64)
         age = (-s.half_life * torch.log2(1 - u * (1 - 2 ** (-sizes[0] / s.half_life)))).long().clamp(max=sizes[0] - 1)
         place = torch.where(place < sizes[0], (agent.written - 1 - age) % agent.slots, place)
-    return torch.where(place < sizes[0], place, place - sizes[0] + agent.slots)
+    return place if len(sizes) == 1 else torch.where(place < sizes[0], place, place - sizes[0] + agent.slots)
 
 # %% ../nbs/06_memory.ipynb #b74bf4a6
 def ages(

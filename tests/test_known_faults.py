@@ -34,7 +34,7 @@ def test_atom_crossing_the_cell_boundary_gets_no_lattice_jump(trainer):
     np.testing.assert_allclose(info["displacement"], push, atol=1e-12)
     assert np.abs(info["displacement"]).max() < 1
     stored = trainer.memory.storage["displacement"]
-    assert stored.norm(dim=1).max() < 1 and trainer.memory.storage["target"].norm(dim=1).max() < 3
+    assert stored.norm(dim=-1).max() < 1 and trainer.memory.storage["target"].norm(dim=-1).max() < 3
 
 
 def test_action_noise_is_explored_and_not_added_after_the_fact(trainer):

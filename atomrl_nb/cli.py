@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 'diagnose_parser', 'diagnose_main',
-           'relax_parser', 'relax_main']
+           'relax_parser', 'relax_main', 'bench_parser', 'bench_main']
 
 # %% ../nbs/14_cli.ipynb #051a83e5
 import argparse, json, math, os, sys, tomllib
@@ -16,6 +16,7 @@ import torch
 from ase.io import Trajectory, write
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from .benchmark import bench_networks
 from .checkpoints import DiskError, latest_t_total, read_run, write_text
 from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .optimizer import CLASSICAL, find_policy, relax, shipped_policies, summary
@@ -244,3 +245,25 @@ def relax_main(
 ) -> int:  # exit code
     "Run `atomrl-relax`."
     return _run("atomrl-relax", _relax, argv)
+
+# %% ../nbs/14_cli.ipynb #14bec002
+def bench_parser() -> argparse.ArgumentParser:
+    "Describe the options of `atomrl-bench`."
+    parser = argparse.ArgumentParser("atomrl-bench", description="Measure a part of the package, print the ratios, and save them where asked.")
+    parser.add_argument("part", choices=("networks",), help="networks: against e3nn's plain composition, with the same weights and batch")
+    parser.add_argument("--quick", action="store_true", help="a small form that only shows that it works")
+    parser.add_argument("--json", metavar="FILE", help="file for the results")
+    return parser
+
+def _bench(argv):
+    args = bench_parser().parse_args(argv)
+    _check_output(args.json)
+    result = bench_networks(args.quick)
+    if args.json: write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
+    return 0
+
+def bench_main(
+    argv: list | None = None,  # arguments; None: those of the command line
+) -> int:  # exit code
+    "Run `atomrl-bench`."
+    return _run("atomrl-bench", _bench, argv)

@@ -10,7 +10,6 @@ __all__ = ['MOST_IMAGES', 'LARGE', 'CORRECTION_MODES', 'CORRECTION_FORMS', 'cova
 # %% ../nbs/03_constraints.ipynb #e4e62d78
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from ase.data import covalent_radii
 

@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'REFERENCE', 'CURES', 'KINDS', 'REFERENCE_NETWORKS', 'NetworkSettings', 'check_network', 'element_features',
-           'to_rows', 'Linear', 'Gate', 'arrange', 'image_sums', 'Geometry', 'geometry_of', 'paired', 'prepared',
-           'Radial', 'Convolution', 'rms_force', 'output_scale', 'unit_and_norm', 'relative_inputs', 'check_finite',
-           'Embedding', 'Network', 'PlainNetwork', 'translation_free', 'capped', 'to_displacement', 'Hessian',
-           'padded_rows', 'SpringModel', 'lanczos', 'saddle_free_step', 'Tail', 'with_env', 'Actor', 'Critic',
+           'rms_force', 'output_scale', 'unit_and_norm', 'relative_inputs', 'check_finite', 'Embedding', 'Network',
+           'PlainNetwork', 'translation_free', 'capped', 'to_displacement', 'Tail', 'with_env', 'Actor', 'Critic',
            'TwinCritics', 'assert_consistent', 'from_reference', 'load_reference_checkpoint', 'save_policy',
            'load_policy']
 
 # %% ../nbs/02_networks.ipynb #65691284
-import copy, json, math, os, warnings
+import copy, json, math, os
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,28 +21,25 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.data import atomic_masses, covalent_radii
 from e3nn import o3
-from e3nn.math import normalize2mom, soft_one_hot_linspace
+from e3nn.math import soft_one_hot_linspace
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .graphs import AtomGraph, with_pairs
+from .convolutions import Convolution, EdgeSettings, Gate, Linear, geometry_of, paired, to_rows
+from .graphs import AtomGraph
+from .hessian import Hessian, SpringModel, saddle_free_step
 from .structures import InputError
 
 # %% ../nbs/02_networks.ipynb #5ed2b177
 @dataclass(frozen=True)
-class NetworkSettings:
+class NetworkSettings(EdgeSettings):
     "Architecture and scale of actor and critics."
-    cutoff: float = 5.0  # neighbours within this distance [Å]
-    n_basis: int = 8  # radial functions
-    radial_layers: int = 0  # hidden layers between radial functions and weights; 0 (linear): geometry can be cached
-    radial_neurons: int = 100  # width of those layers
-    lmax_edge: int = 2  # largest degree of the edges' spherical harmonics
     lmax: int = 1  # largest degree of the hidden features
     channels: int = 16  # hidden features of each degree and parity
     layers: int = 2  # gated convolutions
     parities: str = "natural"  # of the hidden features: "natural", that is (-1)^l, or "both"
     readout: str = "linear"  # last layer: "linear", or "convolution"
-    num_neighbors: float = 16.0  # a message is divided by the root of this
     features: str = "relative"  # what the network sees: "relative", or "reference", the original's
     n_properties: int = 6  # numbers that describe an atom, for "reference"
     em_dim: int = 10  # width of the embedding of a norm, for "reference"
@@ -91,236 +86,6 @@ def element_features(
 ) -> torch.Tensor:  # (n_atoms, 6) of order one
     "Describe elements by covalent radius, mass, period and distance to the next noble gas."
     return _element_table(numbers.device, dtype or torch.get_default_dtype())[numbers]
-
-# %% ../nbs/02_networks.ipynb #1ab0c011
-def to_rows(
-    blocks: list,  # one tensor (copies, channels, n_atoms, 2l + 1) for each irrep
-) -> torch.Tensor:  # (n_atoms, copies, dim), e3nn's layout
-    "Lay blocks out as one row for each atom."
-    return torch.cat([block.permute(2, 0, 1, 3).flatten(2) for block in blocks], dim=2)
-
-class Linear(torch.nn.Module):
-    "Mix the channels of each irrep: e3nn's `o3.Linear` on blocks, with its weights in its order."
-
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, copies: tuple = ()):
-        super().__init__()
-        self.irreps_in, self.irreps_out = o3.Irreps(irreps_in), o3.Irreps(irreps_out)
-        self.terms, start = [[] for _ in self.irreps_out], 0
-        for i, (mul, ir) in enumerate(self.irreps_in):
-            for terms, (k, other) in zip(self.terms, self.irreps_out):
-                if ir == other: terms.append((i, slice(start, start := start + mul * k)))
-        self.weight = torch.nn.Parameter(torch.randn(*copies, start))
-
-    def forward(self, blocks: list) -> list:
-        weight, n, out = self.weight.view(-1, self.weight.shape[-1]), blocks[0].shape[2], []
-        for (k, ir), terms in zip(self.irreps_out, self.terms):
-            if not terms:
-                out.append(weight.new_zeros(len(weight), k, n, ir.dim))
-                continue
-            matrix = torch.cat([weight[:, part].unflatten(1, (-1, k)) for _, part in terms], dim=1)
-            x = torch.cat([blocks[i] for i, _ in terms], dim=1).flatten(2)
-            out.append(((matrix / matrix.shape[1]**0.5).transpose(1, 2) @ x).unflatten(2, (n, ir.dim)))
-        return out
-
-# %% ../nbs/02_networks.ipynb #1ab0c014
-@lru_cache(maxsize=None)
-def _second_moment(activation): return float(normalize2mom(activation).cst)
-
-def _activate(activation, x): return activation(x) * _second_moment(activation)
-
-class Gate(torch.nn.Module):
-    "Activate scalars and gate tensors: e3nn's `Gate` on blocks."
-
-    def __init__(self, scalars: list, gated: list):  # (channels, irrep) pairs
-        super().__init__()
-        self.scalars, self.gated = o3.Irreps(scalars), o3.Irreps(gated)
-        gates = o3.Irreps([(mul, "0e") for mul, _ in self.gated])
-        self.irreps_in, self.irreps_out = (self.scalars + gates + self.gated).sort().irreps.simplify(), self.scalars + self.gated
-        self.n_even = sum(mul for mul, ir in self.scalars if ir.p == 1)
-
-    def forward(self, blocks: list) -> list:
-        at = {ir: block for (_, ir), block in zip(self.irreps_in, blocks)}
-        out = [_activate(torch.nn.functional.silu if ir.p == 1 else torch.tanh, at[ir][:, :mul]) for mul, ir in self.scalars]
-        if not len(self.gated): return out
-        gates = _activate(torch.sigmoid, at[o3.Irrep("0e")][:, self.n_even:]).split([mul for mul, _ in self.gated], dim=1)
-        return out + [at[ir] * gate for (_, ir), gate in zip(self.gated, gates)]
-
-# %% ../nbs/02_networks.ipynb #1ab0c021
-def arrange(
-    graph: AtomGraph,
-    pair_index: torch.Tensor,  # (2, n_pairs): source and destination
-) -> tuple:  # shape (batch, to, of); place of each pair; senders and receivers, None where they are the atoms in order
-    "Give each pair a place in a table whose rows receive messages and whose columns send them."
-    (src, dst), n, sizes = pair_index, graph.n_atoms, graph.sizes
-    atoms, partners, largest = torch.arange(n, device=dst.device), torch.bincount(dst, minlength=n), int(sizes.max())
-    most = max(int(partners.max()), 1)
-    if graph.n_graphs * largest**2 <= 1.5 * n * most:  # a table for each structure
-        row = graph.batch * largest + atoms - (sizes.cumsum(0) - sizes)[graph.batch]
-        shape, place = (graph.n_graphs, largest, largest), row[dst] * largest + row[src] % largest
-        if n == graph.n_graphs * largest: return shape, place, None, None
-        return shape, place, row.new_full((graph.n_graphs * largest,), n).index_copy(0, row, atoms), row
-    order = torch.argsort(dst, stable=True)  # a row for each atom
-    rank = torch.arange(len(dst), device=dst.device) - (partners.cumsum(0) - partners)[dst[order]]
-    place = torch.empty_like(dst).index_copy_(0, order, dst[order] * most + rank)
-    return (n, 1, most), place, place.new_full((n * most,), n).index_copy(0, place, src), None
-
-# %% ../nbs/02_networks.ipynb #1ab0c024
-def _csr(heights, columns, values, n_columns):
-    "Make a sparse matrix whose rows have `heights` entries each."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls its sparse matrices a beta version
-        return torch.sparse_csr_tensor(torch.nn.functional.pad(heights.cumsum(0), (1, 0)), columns, values,
-                                       (len(heights), n_columns), check_invariants=False)
-
-def image_sums(
-    place: torch.Tensor,  # (n_edges,) place of the pair in the table
-    column: torch.Tensor,  # (n_edges,) which of the distinct distances
-    values: torch.Tensor,  # (n_edges, 2l + 1) envelope times spherical harmonics of one degree
-    n_places: int,
-    n_columns: int,
-) -> tuple:  # matrix (n_places (2l + 1), n_columns) and its transpose
-    "Write the sum over images as a sparse matrix."
-    order, counts, each = torch.argsort(place, stable=True), torch.bincount(place, minlength=n_places), values.shape[1]
-    place, column, values = place[order], column[order], values[order]
-    starts, m = (counts.cumsum(0) - counts)[place], torch.arange(each, device=place.device)
-    rank = torch.arange(len(place), device=place.device) - starts
-    row, entry = place[:, None] * each + m, (starts * each + rank)[:, None] + m * counts[place, None]
-    columns = torch.empty_like(entry.flatten()).index_copy_(0, entry.flatten(), column.repeat_interleave(each))
-    entries = values.new_empty(values.numel()).index_copy_(0, entry.flatten(), values.flatten())
-    down = torch.argsort(column, stable=True)
-    return (_csr(counts.repeat_interleave(each), columns, entries, n_columns),
-            _csr(torch.bincount(column, minlength=n_columns) * each, row[down].flatten(), values[down].flatten(), n_places * each))
-
-class _Sum(torch.autograd.Function):
-    "Multiply by a constant sparse matrix whose transpose is at hand."
-
-    @staticmethod
-    def forward(ctx, x, matrix, transposed):
-        ctx.transposed = transposed
-        return matrix @ x
-
-    @staticmethod
-    def backward(ctx, grad): return ctx.transposed @ grad.contiguous(), None, None
-
-# %% ../nbs/02_networks.ipynb #1ab0c027
-class Geometry:
-    "What lies between the atoms of a graph, in the order in which messages are summed."
-
-    def __init__(self, graph: AtomGraph, settings: NetworkSettings):
-        s, n, pairs = settings, graph.n_atoms, graph.pair_index
-        if s.radial_layers:
-            key, inverse = torch.unique(graph.edge_index[0] * n + graph.edge_index[1], return_inverse=True)
-            pairs = torch.stack([key // n, key % n])
-        self.shape, place, self.senders, self.receivers = arrange(graph, pairs)
-        if s.radial_layers: self.basis, self.sums = _deferred(graph, s, place[inverse], math.prod(self.shape))
-        else: self.features = _in_place(graph.pair_features, place, math.prod(self.shape))
-
-    def weigh(self, l: int, columns: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:  # (copies, paths, functions) -> (copies, paths, table x (2l + 1))
-        if hidden is None: return (columns.flatten(0, 1) @ self.features[l].T).unflatten(0, columns.shape[:2])
-        first = columns.shape[1] < columns.shape[2]
-        rows = hidden @ columns.mT if first else hidden
-        sums = _Sum.apply(rows.transpose(0, 1).flatten(1), *self.sums[l]).unflatten(1, (len(rows), -1)).transpose(0, 1)
-        return sums.mT if first else columns @ sums.mT
-
-    def send(self, x: torch.Tensor) -> torch.Tensor:  # (copies, channels, n_atoms, dim) -> (copies, channels, batch x of, dim)
-        return x if self.senders is None else torch.nn.functional.pad(x, (0, 0, 0, 1)).index_select(2, self.senders)
-
-    def receive(self, radial: torch.Tensor, x: torch.Tensor) -> torch.Tensor:  # -> (copies, channels, n_atoms, dim)
-        (batch, to, _), (c, u, _, dim) = self.shape, x.shape
-        sums = torch.bmm(radial.reshape(c * u * batch, to, -1), x.reshape(c * u * batch, -1, dim)).view(c, u, -1, dim)
-        return sums if self.receivers is None else sums.index_select(2, self.receivers)
-
-# %% ../nbs/02_networks.ipynb #1ab0c029
-def _deferred(graph, s, place, n_places):
-    "Prepare radial functions that a network will learn: basis at each distinct distance, and the sums over images."
-    length, same = torch.unique(graph.edge_vec.norm(dim=1), return_inverse=True)
-    basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
-    harmonics = o3.spherical_harmonics(list(range(s.lmax_edge + 1)), graph.edge_vec, normalize=True, normalization="component")
-    envelope = (1 - torch.cos(math.pi * (2 * (length / s.cutoff - 1)).clamp(-1, 0))) / 2
-    values = (envelope[same, None] * harmonics).split([2 * l + 1 for l in range(s.lmax_edge + 1)], dim=1)
-    return basis, [image_sums(place, same, v, n_places, len(length)) for v in values]
-
-def _in_place(features, place, n_places):
-    "Put the rows of each degree where the table wants them."
-    parts = features.transpose(1, 2).split([2 * l + 1 for l in range(math.isqrt(features.shape[2]))], dim=1)
-    return [x.new_zeros(n_places, *x.shape[1:]).index_copy(0, place, x).flatten(0, 1) for x in parts]
-
-def geometry_of(
-    graph: AtomGraph,
-    settings: NetworkSettings,
-) -> Geometry:
-    "Make the geometry of a graph, or take the one that it keeps."
-    s, kept = settings, graph.__dict__.setdefault("_geometry", {})
-    key = (s.cutoff, s.n_basis, s.lmax_edge, bool(s.radial_layers))
-    if key not in kept: kept[key] = Geometry(graph if s.radial_layers else paired(graph, s), s)
-    return kept[key]
-
-def paired(
-    graph: AtomGraph,
-    settings: NetworkSettings,
-) -> AtomGraph:  # with pair features
-    "Sum images into pairs where the graph does not carry them yet."
-    return graph if graph.pair_features is not None else with_pairs(graph, settings.cutoff, settings.n_basis, settings.lmax_edge)
-
-def prepared(
-    graph: AtomGraph,  # with edges
-    settings: NetworkSettings,
-) -> AtomGraph:  # what a memory stores
-    "Keep of the geometry what the networks need: pairs, or edges where radial functions are learnt."
-    return graph if settings.radial_layers else replace(paired(graph, settings), edge_index=None, edge_vec=None)
-
-# %% ../nbs/02_networks.ipynb #8b4d038c
-class Radial(torch.nn.Module):
-    "Turn radial functions into weights of paths: e3nn's `FullyConnectedNet` with SiLU."
-
-    def __init__(self, sizes: list, copies: tuple = ()):  # widths of the layers, input and output included
-        super().__init__()
-        self.depth = len(sizes) - 2
-        for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
-            layer = torch.nn.Module()
-            layer.weight = torch.nn.Parameter(torch.randn(*copies, a, b))
-            self.add_module(f"layer{k}", layer)
-
-    def weight(self, k: int) -> torch.Tensor:  # (copies, in, out) of layer k, with the factors of normalisation
-        weight = getattr(self, f"layer{k}").weight
-        return weight.view(-1, *weight.shape[-2:]) * ((_second_moment(torch.nn.functional.silu) if k else 1) / weight.shape[-2]**0.5)
-
-    def hidden(self, x: torch.Tensor) -> torch.Tensor:  # (rows, n_basis) -> (copies, rows, radial functions)
-        for k in range(self.depth): x = torch.nn.functional.silu(x @ self.weight(k))
-        return x
-
-@lru_cache(maxsize=None)
-def _coupling(l1, l2, l3, device, dtype):
-    "Wigner 3j coefficients of a path, (2 l1 + 1, (2 l2 + 1)(2 l3 + 1)), for features of unit variance."
-    return (o3.wigner_3j(l1, l2, l3, dtype=torch.float64) * (2 * l3 + 1)**0.5).flatten(1).to(device, dtype)
-
-# %% ../nbs/02_networks.ipynb #1ab0c030
-class Convolution(torch.nn.Module):
-    "Sum tensor products of neighbours' features with weighted harmonics, beside a self-connection."
-
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, settings: NetworkSettings, copies: tuple = ()):
-        super().__init__()
-        s, irreps_in, irreps_out, edge = settings, o3.Irreps(irreps_in), o3.Irreps(irreps_out), o3.Irreps.spherical_harmonics(settings.lmax_edge)
-        paths = [(a, ir1.l, l2, ir) for a, (_, ir1) in enumerate(irreps_in) for l2, (_, ir2) in enumerate(edge) for ir in ir1 * ir2 if ir in irreps_out]
-        self.middle, order, _ = o3.Irreps([(irreps_in[a].mul, ir) for a, _, _, ir in paths]).sort()
-        self.sc, self.lin1 = Linear(irreps_in, irreps_out, copies), Linear(irreps_in, irreps_in, copies)
-        self.lin2, self.scale = Linear(self.middle, irreps_out, copies), s.num_neighbors**-0.5
-        self.fc = Radial([s.n_basis, *s.radial_layers * [s.radial_neurons], self.middle.num_irreps], copies)
-        self.paths, start = [[] for _ in edge], 0  # by degree of the edge: (block in, message out, degrees, columns of the radial weights)
-        for (a, l1, l2, ir), k in zip(paths, order):
-            self.paths[l2].append((a, k, (l1, l2, ir.l), slice(start, start := start + irreps_in[a].mul)))
-        self.share = [math.cos(math.pi / 8) if terms else 1.0 for terms in self.sc.terms]
-
-    def forward(self, x: list, geometry: Geometry) -> list:
-        skip, x, messages = self.sc(x), [geometry.send(y) for y in self.lin1(x)], [None] * len(self.middle)
-        hidden, weight = self.fc.hidden(geometry.basis) if self.fc.depth else None, self.scale * self.fc.weight(self.fc.depth)
-        for l2, paths in enumerate(self.paths):
-            columns = torch.cat([weight[:, :, part] for *_, part in paths], dim=2).mT
-            parts = geometry.weigh(l2, columns, hidden).split([part.stop - part.start for *_, part in paths], dim=1)
-            for (a, k, degrees, _), radial in zip(paths, parts):
-                product = x[a] @ _coupling(*degrees, x[a].device, x[a].dtype)
-                messages[k] = geometry.receive(radial, product.view(*product.shape[:2], -1, 2 * degrees[2] + 1))
-        return [math.sin(math.pi / 8) * s + share * y for s, y, share in zip(skip, self.lin2(messages), self.share)]
 
 # %% ../nbs/02_networks.ipynb #8774626f
 def rms_force(
@@ -415,27 +180,36 @@ class Network(torch.nn.Module):
         self.layers.append(Convolution(irreps, irreps_out, s, copies) if s.readout == "convolution" else Linear(irreps, irreps_out, copies))
         self.invariant = [ir for _, ir in irreps].index(o3.Irrep("0e"))  # which block holds the invariant scalars
 
-    def inputs(self, graph: AtomGraph, action: torch.Tensor | None) -> list:
-        if self.settings.features == "relative":
-            scalars, vectors = relative_inputs(graph, self.settings, action)
-            return [scalars.T[None, :, :, None], vectors.transpose(0, 1)[None]]
-        properties = element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features
-        if properties.shape[1] != self.settings.n_properties:
-            raise InputError(f"The network expects {self.settings.n_properties} properties of each atom in node_features, and the graph has {properties.shape[1]}.")
-        blocks = [properties.T[None, :, :, None]]
-        for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
-            unit, norm = unit_and_norm(vector)
-            blocks += [unit[None, None], getattr(self, embed)(norm)]
-        return blocks
+# %% ../nbs/02_networks.ipynb #1ab0c081
+@patch
+def inputs(self: Network, graph: AtomGraph, action: torch.Tensor | None) -> list:
+    "Make the blocks that go in."
+    if self.settings.features == "relative":
+        scalars, vectors = relative_inputs(graph, self.settings, action)
+        return [scalars.T[None, :, :, None], vectors.transpose(0, 1)[None]]
+    properties = element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features
+    if properties.shape[1] != self.settings.n_properties:
+        raise InputError(f"The network expects {self.settings.n_properties} properties of each atom in node_features, and the graph has {properties.shape[1]}.")
+    blocks = [properties.T[None, :, :, None]]
+    for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
+        unit, norm = unit_and_norm(vector)
+        blocks += [unit[None, None], getattr(self, embed)(norm)]
+    return blocks
 
-    def forward(self, graph: AtomGraph, action: torch.Tensor | None = None) -> tuple:
-        "Compute features (n_atoms, copies, dim) and the invariant scalars (n_atoms, copies, channels) behind them."
-        if graph.forces is None: raise ValueError("The networks need forces: compute them before the graph is built.")
-        check_finite(graph, action=action)
-        x, geometry = [block.expand(max(self.copies, 1), -1, -1, -1) for block in self.inputs(graph, action)], geometry_of(graph, self.settings)
-        for layer in self.layers[:-1]: x = layer["second"](layer["first"](x, geometry))
-        out = self.layers[-1](x, geometry) if self.settings.readout == "convolution" else self.layers[-1](x)
-        return to_rows(out), x[self.invariant].permute(2, 0, 1, 3)[..., 0]
+@patch
+def forward(
+    self: Network,
+    graph: AtomGraph,  # with forces
+    action: torch.Tensor | None = None,  # (n_atoms, 3) [Å], where the network takes one
+) -> tuple:  # features (n_atoms, copies, dim), and the invariants behind them (n_atoms, copies, channels)
+    "Compute features of each atom."
+    if graph.forces is None: raise ValueError("The networks need forces: compute them before the graph is built.")
+    check_finite(graph, action=action)
+    geometry, readout = geometry_of(graph, self.settings), self.layers[-1]
+    x = [block.expand(max(self.copies, 1), -1, -1, -1) for block in self.inputs(graph, action)]
+    for layer in self.layers[:-1]: x = layer["second"](layer["first"](x, geometry))
+    out = readout(x, geometry) if self.settings.readout == "convolution" else readout(x)
+    return to_rows(out), x[self.invariant].permute(2, 0, 1, 3)[..., 0]
 
 # %% ../nbs/02_networks.ipynb #1ab0c037
 class PlainNetwork(torch.nn.Module):
@@ -458,17 +232,21 @@ class PlainNetwork(torch.nn.Module):
         self.em = torch.nn.Linear(1, s.em_dim)
         if takes_action: self.em_act = torch.nn.Linear(1, s.em_dim)
 
-    def forward(self, graph: AtomGraph, action: torch.Tensor | None = None) -> torch.Tensor:  # (n_atoms, dim)
-        from e3nn.nn.models.gate_points_2101 import smooth_cutoff
-        s, inputs = self.settings, [element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features]
-        for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
-            unit, norm = unit_and_norm(vector)
-            inputs += [unit, torch.nn.functional.leaky_relu(getattr(self, embed)(norm))]
-        x, (src, dst), length = torch.cat(inputs, 1), graph.edge_index, graph.edge_vec.norm(dim=1)
-        harmonics = o3.spherical_harmonics(o3.Irreps.spherical_harmonics(s.lmax_edge), graph.edge_vec, True, normalization="component")
-        basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
-        for layer in self.layers: x = layer(x, torch.ones_like(x[:, :1]), src, dst, smooth_cutoff(length / s.cutoff)[:, None] * harmonics, basis)
-        return x
+# %% ../nbs/02_networks.ipynb #1ab0c083
+@patch
+def forward(self: PlainNetwork, graph: AtomGraph, action: torch.Tensor | None = None) -> torch.Tensor:  # (n_atoms, dim)
+    "Compute features of each atom, edge by edge."
+    from e3nn.nn.models.gate_points_2101 import smooth_cutoff
+    s, inputs = self.settings, [element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features]
+    for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
+        unit, norm = unit_and_norm(vector)
+        inputs += [unit, torch.nn.functional.leaky_relu(getattr(self, embed)(norm))]
+    x, length = torch.cat(inputs, 1), graph.edge_vec.norm(dim=1)
+    harmonics = o3.spherical_harmonics(o3.Irreps.spherical_harmonics(s.lmax_edge), graph.edge_vec, True, normalization="component")
+    basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
+    harmonics = smooth_cutoff(length / s.cutoff)[:, None] * harmonics
+    for layer in self.layers: x = layer(x, torch.ones_like(x[:, :1]), *graph.edge_index, harmonics, basis)
+    return x
 
 # %% ../nbs/02_networks.ipynb #7e8e8bbf
 def _over(x, like):
@@ -506,137 +284,6 @@ def to_displacement(
     move = _over(output_scale(graph, settings)[graph.batch], vector) * ((1 + gain) * relative + vector)
     return capped(translation_free(move, graph), graph, settings.max_displacement)
 
-# %% ../nbs/02_networks.ipynb #1ab0c042
-@dataclass(frozen=True)
-class Hessian:
-    "The curvature of the energy, in parts."
-    graph: AtomGraph  # with pairs
-    springs: torch.Tensor  # (n_pairs, 3, 3) [eV/Å²]
-    levers: torch.Tensor  # (n_pairs, n_terms, 3), of the destination's terms
-    curvature: torch.Tensor  # (n_atoms, n_terms) [eV/Å²]
-
-    def matvec(self, x: torch.Tensor) -> torch.Tensor:  # (n_atoms, 3) [Å] -> (n_atoms, 3) [eV/Å]
-        "Multiply a displacement; linear in the number of pairs."
-        src, dst = self.graph.pair_index
-        stretch = x[src] - x[dst]
-        out = torch.zeros_like(x).index_add(0, dst, -torch.einsum("pab,pb->pa", self.springs, stretch))
-        load = torch.zeros_like(self.curvature).index_add(0, dst, torch.einsum("pma,pa->pm", self.levers, stretch)) * self.curvature
-        pull = torch.einsum("pm,pma->pa", load[dst], self.levers)
-        return out.index_add(0, src, pull).index_add(0, dst, -pull)
-
-    def dense(self) -> torch.Tensor:  # (n_graphs, 3 N, 3 N) [eV/Å²], N atoms of the largest structure
-        "Write out the matrices; rows and columns of atoms that are not there are zero."
-        g, m = self.graph, self.levers.shape[1]
-        n, row, size = g.n_graphs, *padded_rows(g)
-        (src, dst), zeros = g.pair_index, self.springs.new_zeros
-        other, self_ = row[dst] * size + row[src] % size, row[dst] * size + row[dst] % size
-        springs = zeros(n * size**2, 3, 3).index_add(0, other, -self.springs).index_add(0, self_, self.springs)
-        levers = zeros(n * size**2, m, 3).index_add(0, other, self.levers).index_add(0, self_, -self.levers)
-        levers = levers.view(n, size, size, m, 3).transpose(2, 3).reshape(n, size * m, size * 3)
-        curvature = zeros(n * size, m).index_copy(0, row, self.curvature).view(n, size * m, 1)
-        return springs.view(n, size, size, 3, 3).transpose(2, 3).reshape(n, 3 * size, 3 * size) + levers.transpose(1, 2) @ (curvature * levers)
-
-def padded_rows(
-    graph: AtomGraph,
-) -> tuple:  # (n_atoms,) row of each atom; rows for each structure
-    "Number the atoms as if every structure had as many as the largest."
-    sizes = graph.sizes
-    largest = int(sizes.max())
-    return graph.batch * largest + torch.arange(graph.n_atoms, device=graph.batch.device) - (sizes.cumsum(0) - sizes)[graph.batch], largest
-
-# %% ../nbs/02_networks.ipynb #1ab0c043
-class SpringModel(torch.nn.Module):
-    "Make a `Hessian` of pair features and invariants of the atoms."
-    FACTORS, TERMS = 8, 4  # invariants of an atom that mix radial functions; levers for each atom
-    IRREPS = o3.Irreps(f"{FACTORS + TERMS + 1}x0e")  # what it needs from the network: those, curvatures, and a scale
-
-    def __init__(self, settings: NetworkSettings):
-        super().__init__()
-        self.stiffness, shape = settings.stiffness / 4, (self.FACTORS + 1, settings.n_basis)
-        start = torch.zeros(2, *shape)
-        start[:, 0, 0] = 1.0  # at first: springs along the bonds, softer with distance
-        self.radial = torch.nn.Parameter(start + 0.1 * torch.randn_like(start))
-        self.lever = torch.nn.Parameter(torch.randn(self.TERMS, *shape) / settings.n_basis**0.5)
-
-    def forward(self, invariants: torch.Tensor, graph: AtomGraph) -> Hessian:  # (n_atoms, IRREPS.dim); with pairs
-        (src, dst), features = graph.pair_index, graph.pair_features
-        factors = torch.cat([torch.ones_like(invariants[:, :1]), invariants[:, :self.FACTORS]], dim=1)
-        scale = self.stiffness * graph.mean(invariants[:, -1]).clamp(-3, 3).exp()[graph.batch]
-        apart = (src != dst)[:, None].to(factors.dtype)  # an atom and its own image move together
-        weights = torch.einsum("pf,lfk->lpk", factors[src] * factors[dst] * scale[dst, None] * apart, self.radial)
-        along = torch.einsum("pk,pkm->pm", weights[1], features[:, :, 4:9]) @ _to_matrix(features.device, features.dtype)
-        springs = along.view(-1, 3, 3) + torch.eye(3, dtype=along.dtype, device=along.device) * (weights[0] * features[:, :, 0]).sum(1)[:, None, None] / 3
-        levers = torch.einsum("pf,mfk,pka->pma", factors[src] * apart, self.lever, features[:, :, 1:4])
-        return Hessian(graph, springs, levers, invariants[:, self.FACTORS:-1] * scale[:, None])
-
-@lru_cache(maxsize=None)
-def _to_matrix(device, dtype):
-    "Turn harmonics of degree 2 into the traceless part of the outer product of a unit vector with itself, (5, 9)."
-    return (o3.wigner_3j(2, 1, 1, dtype=torch.float64) * (2 / 3)**0.5).flatten(1).to(device, dtype)
-
-# %% ../nbs/02_networks.ipynb #1ab0c045
-class _SaddleFree(torch.autograd.Function):
-    "Apply (H² + eps²)^(-1/2) to vectors, by eigenvectors."
-
-    @staticmethod
-    def forward(ctx, hessian, forces, eps):  # (n, m, m), (n, m)
-        w, v = torch.linalg.eigh(hessian)
-        s, t = (w**2 + eps**2).sqrt(), (v.mT @ forces[..., None])[..., 0]
-        ctx.save_for_backward(w, v, s, t)
-        return (v @ (t / s)[..., None])[..., 0]
-
-    @staticmethod
-    def backward(ctx, grad):
-        w, v, s, t = ctx.saved_tensors
-        u, pair = (v.mT @ grad[..., None])[..., 0], lambda x: (x[:, :, None], x[:, None])
-        (wa, wb), (sa, sb) = pair(w), pair(s)
-        inner = u[:, :, None] * t[:, None] * -(wa + wb) / (sa * sb * (sa + sb))
-        return v @ (inner + inner.mT) @ v.mT / 2, (v @ (u / s)[..., None])[..., 0], None
-
-# %% ../nbs/02_networks.ipynb #1ab0c048
-def lanczos(
-    hessian: Hessian,
-    forces: torch.Tensor,  # (n_atoms, 3) [eV/Å], zero where an atom is fixed
-    eps: float,  # [eV/Å²]
-    iterations: int,
-    free: torch.Tensor,  # (n_atoms, 1) 1 where an atom may move
-) -> torch.Tensor:  # (n_atoms, 3) [Å]
-    "Apply (H² + eps²)^(-1/2) to forces in their Krylov space."
-    g = hessian.graph
-    dot = lambda a, b: a.new_zeros(g.n_graphs).index_add(0, g.batch, (a * b).sum(1))
-    norm = dot(forces, forces).clamp(min=1e-30).sqrt()
-    basis, alphas, betas = [forces / norm[g.batch, None]], [], []
-    for _ in range(iterations):
-        r = free * hessian.matvec(basis[-1])
-        alphas.append(dot(basis[-1], r))
-        for _ in range(2):  # orthogonal to all before it, to rounding
-            for q in basis: r = r - dot(q, r)[g.batch, None] * q
-        beta = dot(r, r).clamp(min=1e-30).sqrt()
-        live = beta > 1e-6 * alphas[0].abs().clamp(min=1e-3)  # the Krylov space is not yet full
-        betas.append(torch.where(live, beta, torch.zeros_like(beta)))
-        basis.append(r * torch.where(live, 1 / beta, torch.zeros_like(beta))[g.batch, None])
-    t = torch.diag_embed(torch.stack(alphas, 1)) + torch.diag_embed(torch.stack(betas[:-1], 1), 1) + torch.diag_embed(torch.stack(betas[:-1], 1), -1)
-    start = torch.zeros_like(t[:, 0]).index_fill(1, torch.tensor(0, device=t.device), 1.0)
-    weights = _SaddleFree.apply(t, start, eps) * norm[:, None]
-    return sum(weights[g.batch, k, None] * q for k, q in enumerate(basis[:-1]))
-
-def saddle_free_step(
-    hessian: Hessian,
-    forces: torch.Tensor,  # (n_atoms, 3) [eV/Å]
-    eps: float = 0.3,  # curvatures below this count as this [eV/Å²]
-    dense_atoms: int = 20,  # structures of up to this many atoms are solved by eigenvectors
-    iterations: int = 40,  # of Lanczos, for larger ones
-) -> torch.Tensor:  # (n_atoms, 3) [Å]
-    "Step along the forces, each mode by the size of its curvature."
-    g = hessian.graph
-    free = torch.ones_like(g.batch, dtype=torch.bool) if g.fixed is None else ~g.fixed
-    forces, (row, size) = forces * free[:, None], padded_rows(g)
-    if size > dense_atoms: return lanczos(hessian, forces, eps, iterations, free[:, None].to(forces.dtype))
-    table = forces.new_zeros(g.n_graphs * size, 3).index_copy(0, row, forces).view(g.n_graphs, -1)
-    mask = forces.new_zeros(g.n_graphs * size).index_copy(0, row, free.to(forces.dtype)).view(g.n_graphs, -1).repeat_interleave(3, dim=1)
-    matrix = hessian.dense() * mask[:, None] * mask[:, :, None] + torch.diag_embed(1 - mask)
-    return _SaddleFree.apply(matrix, table, eps).view(-1, 3)[row]
-
 # %% ../nbs/02_networks.ipynb #1ab0c04b
 class Tail(torch.nn.Module):
     "One number for each structure from its invariants and its environment information; zero at first."
@@ -653,6 +300,7 @@ class Tail(torch.nn.Module):
         hidden = torch.nn.functional.silu(x.transpose(0, 1) @ parts[0] + parts[1])
         return (hidden @ parts[2] + parts[3])[..., 0].T
 
+# %% ../nbs/02_networks.ipynb #1ab0c085
 def with_env(
     invariants: torch.Tensor,  # (n_atoms, copies, channels)
     graph: AtomGraph,
@@ -678,32 +326,39 @@ class Actor(Network):
     def __init__(self, settings: NetworkSettings = NetworkSettings()):
         super().__init__(settings, self.HEADS[check_network(settings).head])
         if settings.head == "direct": _start_small(self.layers[-1])
-        if settings.head == "hessian": self.springs = SpringModel(settings)
+        if settings.head == "hessian": self.springs = SpringModel(settings.n_basis, settings.stiffness)
         if settings.env_input_dim: self.gate = Tail(settings.channels + settings.env_input_dim)
 
     def forward(self, graph: AtomGraph) -> torch.Tensor:  # (n_atoms, 3) [Å]
         "Propose the displacement of every atom; needs `graph.forces`."
         return self.propose(graph)[0]
 
-    def propose(self, graph: AtomGraph) -> tuple:  # displacement (n_atoms, 3) [Å]; Action Scale (n_graphs,), 1 where there is no gate
-        "Propose, and tell what the environment gate made of it."
-        features, invariants = super().forward(graph)
-        move = self.move(features[:, 0], graph)
-        if not self.settings.env_input_dim: return move, torch.ones_like(graph.cell[:, 0, 0])
-        scale = 2 * torch.sigmoid(self.gate(with_env(invariants, graph, self.settings))[:, 0])
-        return scale[graph.batch, None] * move, scale
+# %% ../nbs/02_networks.ipynb #1ab0c087
+@patch
+def move(self: Actor, features: torch.Tensor, graph: AtomGraph) -> torch.Tensor:  # (n_atoms, dim) -> (n_atoms, 3) [Å]
+    "Apply the head."
+    s = self.settings
+    if s.head == "plain": return features
+    if s.head == "direct": return to_displacement(features[:, :1], features[:, 1:], graph, s)
+    step = saddle_free_step(self.springs(features, paired(graph, s)), graph.forces)
+    return capped(translation_free(step, graph), graph, s.max_displacement)
 
-    def move(self, features: torch.Tensor, graph: AtomGraph) -> torch.Tensor:  # (n_atoms, dim) -> (n_atoms, 3) [Å]
-        "Apply the head."
-        s = self.settings
-        if s.head == "plain": return features
-        if s.head == "direct": return to_displacement(features[:, :1], features[:, 1:], graph, s)
-        step = saddle_free_step(self.springs(features, paired(graph, s)), graph.forces)
-        return capped(translation_free(step, graph), graph, s.max_displacement)
+@patch
+def propose(
+    self: Actor,
+    graph: AtomGraph,  # with forces
+) -> tuple:  # displacement (n_atoms, 3) [Å]; Action Scale (n_graphs,), 1 where there is no gate
+    "Propose, and tell what the environment gate made of it."
+    features, invariants = Network.forward(self, graph)
+    move = self.move(features[:, 0], graph)
+    if not self.settings.env_input_dim: return move, torch.ones_like(graph.cell[:, 0, 0])
+    scale = 2 * torch.sigmoid(self.gate(with_env(invariants, graph, self.settings))[:, 0])
+    return scale[graph.batch, None] * move, scale
 
-    def hessian(self, graph: AtomGraph) -> Hessian:
-        "Give the learned Hessian behind a proposal; for the head 'hessian'."
-        return self.springs(super().forward(graph)[0][:, 0], paired(graph, self.settings))
+@patch
+def hessian(self: Actor, graph: AtomGraph) -> Hessian:
+    "Give the learned Hessian behind a proposal; for the head 'hessian'."
+    return self.springs(Network.forward(self, graph)[0][:, 0], paired(graph, self.settings))
 
 # %% ../nbs/02_networks.ipynb #d0042785
 class Critic(Network):
@@ -728,11 +383,13 @@ class Critic(Network):
         if not self.takes_action: q = q - self.distance(features, graph, displacement)
         return q.T if self.copies > 1 else q[:, 0]
 
-    def distance(self, features: torch.Tensor, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:  # (n_graphs, copies)
-        "Charge for being away from the critic's own best move."
-        best = to_displacement(features[..., 2:3], features[..., 3:], graph, self.settings)
-        error = graph.mean(((displacement[:, None] - best)**2).sum(-1)) / output_scale(graph, self.settings)[:, None]**2
-        return torch.nn.functional.softplus(graph.mean(features[..., 1])) * torch.log(self.SHARPNESS + error)
+# %% ../nbs/02_networks.ipynb #1ab0c089
+@patch
+def distance(self: Critic, features: torch.Tensor, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:  # (n_graphs, copies)
+    "Charge for being away from the critic's own best move."
+    best = to_displacement(features[..., 2:3], features[..., 3:], graph, self.settings)
+    error = graph.mean(((displacement[:, None] - best)**2).sum(-1)) / output_scale(graph, self.settings)[:, None]**2
+    return torch.nn.functional.softplus(graph.mean(features[..., 1])) * torch.log(self.SHARPNESS + error)
 
 class TwinCritics(Critic):
     "Two independent critics in one pass."

@@ -24,11 +24,12 @@ from tqdm.auto import tqdm
 
 from .checkpoints import (Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint, only_writer, read_run,
                                    read_state, save_checkpoint, write_state)
+from .convolutions import prepared
 from .environment import Environment, EnvironmentSettings, resolve_r0
 from .expert import MODES, SCHEDULES, ExpertSettings, call_share, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, running_success, update_hessian
 from .graphs import AtomGraph
 from .memory import SAMPLING, Batch, MemorySettings, ReplayMemory, ages
-from .networks import NetworkSettings, load_policy, prepared, save_policy
+from .networks import NetworkSettings, load_policy, save_policy
 from .structures import InputError, calculator, check_structure, closest_pair, fixed_mask, known_elements, load
 from .td3 import TD3Agent, TD3Settings, deviation_weight_at
 

@@ -9,9 +9,11 @@ from ase import Atoms
 from ase.build import bulk
 from e3nn import o3
 
+from atomrl_nb.convolutions import arrange, paired
 from atomrl_nb.graphs import AtomGraph
-from atomrl_nb.networks import (REFERENCE, Actor, Critic, Network, NetworkSettings, PlainNetwork, SpringModel, TwinCritics, arrange,
-                                assert_consistent, from_reference, load_reference_checkpoint, paired, saddle_free_step)
+from atomrl_nb.hessian import SpringModel, saddle_free_step
+from atomrl_nb.networks import (REFERENCE, Actor, Critic, Network, NetworkSettings, PlainNetwork, TwinCritics,
+                                assert_consistent, from_reference, load_reference_checkpoint)
 from atomrl_nb.structures import InputError, calculator, load, perturb
 
 
@@ -144,7 +146,7 @@ def test_solvers_agree_and_masks_hold(double, names):
     settings, spec = NetworkSettings(head="hessian"), "lj" if names == ("lj13",) else "emt"
     graph = AtomGraph.collate([with_forces(perturb(a, 0.1, seed=k), spec=spec) for k, a in enumerate(load(*names))])
     graph = paired(graph, settings)
-    hessian = SpringModel(settings)(torch.randn(graph.n_atoms, SpringModel.IRREPS.dim), graph)
+    hessian = SpringModel(settings.n_basis)(torch.randn(graph.n_atoms, SpringModel.IRREPS.dim), graph)
     dense = saddle_free_step(hessian, graph.forces, dense_atoms=100)
     iterated = saddle_free_step(hessian, graph.forces, dense_atoms=0, iterations=48)
     assert relative(iterated, dense) < 1e-8
@@ -156,7 +158,7 @@ def test_gradients_of_both_solvers_agree(double):
     settings = NetworkSettings(head="hessian")
     graph = paired(AtomGraph.collate([with_forces(perturb(a, 0.2, seed=k)) for k, a in enumerate(load("cuau4", "alloys8")[:3])]), settings)
     invariants, weights = torch.randn(graph.n_atoms, SpringModel.IRREPS.dim, requires_grad=True), torch.randn(graph.n_atoms, 3)
-    model = SpringModel(settings)
+    model = SpringModel(settings.n_basis)
     grads = [torch.autograd.grad((saddle_free_step(model(invariants, graph), graph.forces, dense_atoms=n, iterations=30) * weights).sum(), invariants)[0] for n in (20, 0)]
     assert relative(grads[1], grads[0]) < 1e-6
 

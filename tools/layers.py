@@ -13,15 +13,15 @@ TOOLS = ["IPython", "ipywidgets", "jupyterlab", "nbdev", "nglview"]  # for noteb
 
 
 def layers():
-    """Return {module: number of its notebook}, for every notebook with a `#| default_exp`."""
+    """Return {module: number of its notebook, such as "01a"}, for every notebook with a `#| default_exp`."""
     found = {}
     for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
         name = re.search(r'"#\s*\|\s*default_exp\s+([\w.]+)', path.read_text(encoding="utf-8"))
         if name and ".ipynb_checkpoints" not in path.parts:
-            number = re.match(r"\d+", path.name)
+            number = re.match(r"\d+[a-z]?(?=_)", path.name)
             if not number:
                 sys.exit(f"{path.name} exports {name[1]}, so its name must begin with its layer's number.")
-            found[name[1]] = int(number[0])
+            found[name[1]] = number[0]
     return found
 
 
@@ -52,8 +52,8 @@ def problems():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for other, line in imported(tree, numbers):
             if numbers[other] >= numbers[module]:
-                yield (f"{PACKAGE}/{path.name}, line {line}: {module} (layer {numbers[module]:02}) imports "
-                       f"{other} (layer {numbers[other]:02}); a module imports only lower layers.")
+                yield (f"{PACKAGE}/{path.name}, line {line}: {module} (layer {numbers[module]}) imports "
+                       f"{other} (layer {numbers[other]}); a module imports only lower layers.")
     load = f"import sys, importlib\nfor name in {sorted(numbers)}: importlib.import_module('{PACKAGE}.' + name)\n"
     load += f"print(*(name for name in {TOOLS} if name in sys.modules))"
     result = subprocess.run([sys.executable, "-c", load], cwd=ROOT, capture_output=True, text=True)

@@ -61,6 +61,7 @@ def dual_vectors(
     rows = graph.cell.double() * graph.pbc[:, :, None]
     return rows.mT @ torch.linalg.inv(rows @ rows.mT + torch.diag_embed((~graph.pbc).double()))
 
+# %% ../nbs/03_constraints.ipynb #d3b49ebc
 def atom_pairs(
     graph: AtomGraph,
     wanted: torch.Tensor,  # (n_graphs,) bool
@@ -91,6 +92,15 @@ def image_vectors(
     near = (middle[row] + lattice).norm(dim=1) < reach[row]
     return row[near], lattice[near]
 
+# %% ../nbs/03_constraints.ipynb #70649416
+def _listed_pairs(graph, k, reach):
+    "List the pairs of one structure within `reach` by the cell list."
+    mine = (graph.batch == k).nonzero().flatten()
+    numpy = lambda x: x.detach().cpu().numpy()
+    ij, vec = neighbours(numpy(graph.positions[mine]), numpy(graph.cell[k]), numpy(graph.pbc[k]), reach)
+    once = ij[0] < ij[1]
+    return torch.as_tensor(ij[:, once]).to(mine) + mine[0], torch.as_tensor(vec[once]).to(graph.positions)
+
 # %% ../nbs/03_constraints.ipynb #a46323fe
 LARGE = 64  # atoms; beyond, a cell list is faster than all pairs
 
@@ -110,14 +120,6 @@ def candidate_pairs(
     found = [(index[:, row], (positions[j] - positions[i])[row] + lattice)]
     found += [_listed_pairs(graph, k, float(torch.as_tensor(r0).max() + 2 * length[graph.batch == k].max())) for k in listed.nonzero().flatten().tolist()]
     return torch.cat([ij for ij, _ in found], 1), torch.cat([vec for _, vec in found])
-
-def _listed_pairs(graph, k, reach):
-    "List the pairs of one structure within `reach` by the cell list."
-    mine = (graph.batch == k).nonzero().flatten()
-    numpy = lambda x: x.detach().cpu().numpy()
-    ij, vec = neighbours(numpy(graph.positions[mine]), numpy(graph.cell[k]), numpy(graph.pbc[k]), reach)
-    once = ij[0] < ij[1]
-    return torch.as_tensor(ij[:, once]).to(mine) + mine[0], torch.as_tensor(vec[once]).to(graph.positions)
 
 # %% ../nbs/03_constraints.ipynb #c10b9c16
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def _share_of_each(graph, displacement, index, apart, r0, rounds=12):
         kept = kept * _smallest(share.repeat(2), index.flatten(), graph.n_atoms)
     return kept * _one_share(graph, kept[:, None] * displacement, index, apart, r0)[graph.batch]
 
+# %% ../nbs/03_constraints.ipynb #0ce6ced9
 def _bisection(graph, displacement, index, apart, r0, halvings=10):
     "Keep what a bisection finds that looks at the end of the move alone; not differentiable."
     move, owner = (displacement[index[1]] - displacement[index[0]]).detach(), graph.batch[index[0]]

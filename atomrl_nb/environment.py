@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REWARDS', 'ENV_FEATURES', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm', 'log_force_ratio',
            'Ends', 'Reward', 'largest_force', 'total_reward', 'number_density', 'environment_features', 'GraphSpace',
-           'Environment', 'check_choices', 'executed_move']
+           'check_choices', 'Environment', 'executed_move']
 
 # %% ../nbs/04_environment.ipynb #0cd5f55a
 import math
@@ -162,6 +162,17 @@ class GraphSpace(gymnasium.Space):
         "Tell whether `x` is an observation."
         return isinstance(x, AtomGraph) and x.forces is not None
 
+# %% ../nbs/04_environment.ipynb #ac648263
+def check_choices(
+    settings: EnvironmentSettings,
+) -> EnvironmentSettings:
+    "Return the settings, or raise `InputError` with the nearest name that exists."
+    check_name(settings.reward, REWARDS, "reward")
+    check_name(settings.correction_mode, CORRECTION_MODES, "correction mode")
+    check_name(settings.correction_form, CORRECTION_FORMS, "correction form")
+    if len(settings.hybrid_weights) != 3: raise InputError(f"The hybrid reward has 3 weights, not {len(settings.hybrid_weights)}.")
+    return settings
+
 # %% ../nbs/04_environment.ipynb #df82d140
 class Environment(gymnasium.Env):
     """Move the atoms of a displaced structure until its forces vanish.
@@ -206,16 +217,6 @@ class Environment(gymnasium.Env):
         "Largest force norm of the present positions [eV/Å]."
         return largest_force(self.forces)
 
-def check_choices(
-    settings: EnvironmentSettings,
-) -> EnvironmentSettings:
-    "Return the settings, or raise `InputError` with the nearest name that exists."
-    check_name(settings.reward, REWARDS, "reward")
-    check_name(settings.correction_mode, CORRECTION_MODES, "correction mode")
-    check_name(settings.correction_form, CORRECTION_FORMS, "correction form")
-    if len(settings.hybrid_weights) != 3: raise InputError(f"The hybrid reward has 3 weights, not {len(settings.hybrid_weights)}.")
-    return settings
-
 # %% ../nbs/04_environment.ipynb #95b2f3b2
 @patch
 def evaluate(self: Environment):
@@ -229,6 +230,12 @@ def evaluate(self: Environment):
         raise FloatingPointError(f"The calculator returned forces that are not finite after {self.steps} steps of {self.atoms.info.get('source', 'a structure')}.")
 
 @patch
+def info(self: Environment, **more) -> dict:
+    "Describe the present state beside the observation; `force_evaluations` are those of the episode."
+    return dict(fmax=self.fmax, energy=self.energy, force_evaluations=self.steps + 1, source=self.atoms.info.get("source"), **more)
+
+# %% ../nbs/04_environment.ipynb #d101421f
+@patch
 def observe(self: Environment) -> AtomGraph:
     "Build the graph of the present positions, with energy and forces, and with features and history where asked for."
     tensor, more, s = lambda x: torch.as_tensor(np.array(x), dtype=torch.get_default_dtype()), {}, self.settings
@@ -237,11 +244,6 @@ def observe(self: Environment) -> AtomGraph:
         more["env"] = tensor(features)[None]
     if s.history: more |= dict(prev_displacement=tensor(self.prev_displacement), prev_forces=tensor(self.prev_forces))
     return replace(AtomGraph.from_atoms(self.atoms, self.cutoff), forces=tensor(self.forces), energy=tensor([self.energy]), **more)
-
-@patch
-def info(self: Environment, **more) -> dict:
-    "Describe the present state beside the observation; `force_evaluations` are those of the episode."
-    return dict(fmax=self.fmax, energy=self.energy, force_evaluations=self.steps + 1, source=self.atoms.info.get("source"), **more)
 
 # %% ../nbs/04_environment.ipynb #bb0e766b
 @patch

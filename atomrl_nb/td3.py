@@ -16,7 +16,7 @@ from .constraints import deviation
 from .graphs import AtomGraph
 from .memory import Batch
 from .networks import Actor, NetworkSettings, TwinCritics, output_scale, translation_free
-from .structures import check_name
+from .structures import InputError, check_name
 
 # %% ../nbs/07_td3.ipynb #131e0ebf
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class TD3Settings:
     q_filter: bool = False  # a label counts only where the critic judges it better than the actor's move
     max_grad_norm: float = 10.0  # gradients are clipped to this norm
 
-    def __post_init__(self): check_name(self.deviation_target, ("corrected", "replay"), "deviation target")
+    def __post_init__(self):
+        check_name(self.deviation_target, ("corrected", "replay"), "deviation target")
+        if self.deviation_steps < 1: raise InputError(f"Setting 'deviation_steps' must be positive, not {self.deviation_steps}.")
 
 # %% ../nbs/07_td3.ipynb #e20035b4
 def relative_noise(

@@ -26,7 +26,7 @@ from atomrl_nb.td3 import TD3Settings
 from atomrl_nb.training import Settings, Trainer
 
 RESULT = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "constraints.json"
-R0 = 2.0  # Å: the closest pair of these crystals at rest is 2.5 to 2.9 Å, so the wall stands near
+SYSTEM, R0 = "cuau4", 2.0  # Å: neighbours in this crystal at rest are 2.7 Å apart, so in a compressed cell the wall stands near
 RULES = {"original": "reference", "ours": "structure", "ours, by atom": "atom"}
 LAMBDA = 10.0  # 1/Å², where the penalty is on
 STEPS, TEST_STARTS = 1600, 32
@@ -39,32 +39,32 @@ def arms():
     return [*itertools.product(("original", "ours"), (0.0, LAMBDA), (False, True)), ("ours, by atom", 0.0, False)]
 
 
-def compressed(atoms: Atoms, low: float, high: float, rng) -> Atoms:
+def compressed(atoms: Atoms, amplitude: float, low: float, high: float, rng) -> Atoms:
     """Displace the atoms and scale the cell until the closest pair is `low` to `high` times R0 apart.
 
     Drawn anew until the crystal at rest in that cell keeps clear of the wall, so that every start can be relaxed.
     """
     while True:
-        start = perturb(atoms, 0.3, rng)
+        start = perturb(atoms, amplitude, rng)
         factor = rng.uniform(low, high) * R0 / closest_pair(start, 6.0)[0]
         start.set_cell(factor * np.asarray(start.cell), scale_atoms=True)
         if factor * closest_pair(atoms, 6.0)[0] > 1.05 * R0: return start
 
 
-STARTS = {"dense": (1.0, 1.2), "inside": (0.9, 0.9)}
+STARTS = {"dense": (0.1, 1.0, 1.2), "inside": (0.3, 0.9, 0.9)}  # amplitude [Å], closest pair over R0: from, to
 
 
 def starts(kind: str, n: int, seed: list) -> list:
-    """Make `n` starts of one kind from the alloys."""
-    rng, alloys = np.random.default_rng(seed), load("alloys4")
-    return [compressed(alloys[int(rng.integers(len(alloys)))], *STARTS[kind], rng) for _ in range(n)]
+    """Make `n` starts of one kind, each in a cell of its own."""
+    rng, (crystal,) = np.random.default_rng(seed), load(SYSTEM)
+    return [compressed(crystal, *STARTS[kind], rng) for _ in range(n)]
 
 
 def settings_of(rule: str, weight: float, shaping: bool, seed: int, steps: int) -> Settings:
     """Set up one run; nothing but the arm and the seed differs."""
     environment = EnvironmentSettings(perturb=0.0, r0=R0, correction_mode=RULES[rule], correction_weight=0.5 if shaping else 0.0, fmax=0.05)
     return Settings(steps=steps, seed=seed, device="cpu", n_envs=8, batch_size=32, learning_starts=128, buffer_capacity=2000,
-                    network=NetworkSettings(channels=8), environment=environment, expert=ExpertSettings(schedule_steps=800),
+                    network=NetworkSettings(channels=8, layers=1), environment=environment, expert=ExpertSettings(schedule_steps=800),
                     td3=TD3Settings(deviation_weight=weight))
 
 
@@ -141,7 +141,7 @@ def main():
             with multiprocessing.get_context("spawn").Pool(args.jobs) as pool: results = pool.map(run, jobs, chunksize=1)
     print(table(results))
     if args.quick: return
-    facts = dict(r0=R0, steps=STEPS, test_starts=TEST_STARTS, max_steps=EnvironmentSettings().max_steps, stalled=STALLED,
+    facts = dict(system=SYSTEM, r0=R0, steps=STEPS, test_starts=TEST_STARTS, max_steps=EnvironmentSettings().max_steps, stalled=STALLED,
                  settings=asdict(settings_of("ours", LAMBDA, True, 0, STEPS)), machine=f"{platform.machine()}, one core a run", runs=results)
     RESULT.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 

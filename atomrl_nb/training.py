@@ -45,7 +45,7 @@ class Settings:
     seed: int = 0
     device: str = "auto"  # auto, cpu or cuda
     n_envs: int = 16  # environments played in lockstep
-    buffer_capacity: int = 5000  # transitions in memory
+    buffer_capacity: int = 5000  # transitions in memory; `suggest_capacity` says how many suit a size
     learning_starts: int = 256  # environment steps before the first update
     updates_per_step: float = 0.5  # gradient updates for each environment step
     batch_size: int = 64  # transitions an update

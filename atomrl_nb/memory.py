@@ -55,8 +55,8 @@ class Batch:
     next_graph: AtomGraph  # after the move
     displacement_pred: torch.Tensor  # (n_atoms, 3) as the actor proposed it [Å]
     displacement: torch.Tensor  # (n_atoms, 3) as the environment executed it [Å]
-    target: torch.Tensor  # (n_atoms, 3) way to the end of the episode, zero where unknown [Å]
-    has_target: torch.Tensor  # (n_graphs,) 1 where the episode has converged
+    target: torch.Tensor  # (n_atoms, 3) label: way to the end of the episode, or the expert's step, zero where there is none [Å]
+    has_target: torch.Tensor  # (n_graphs,) 1 where there is a label
     a_back: torch.Tensor  # (n_graphs,)
     reward: torch.Tensor  # (n_graphs,)
     terminated: torch.Tensor  # (n_graphs,) 1 where `fmax` was reached
@@ -182,10 +182,11 @@ def _reblock(self: ReplayMemory, kind, counts):
     return counts // block
 
 @patch
-def _plan(self: ReplayMemory, kind, counts):
+def _give_room(self: ReplayMemory, kind, counts):
     "Give each lane room for transitions of the mean size, and some of the largest on top."
     for lane in self.lanes: lane.room[kind] = math.ceil(float(counts.float().mean()) * lane.slots) + int(counts.max()) * min(64, lane.slots)
 
+# %% ../nbs/06_memory.ipynb #926bed19
 @patch
 def _relay(self: ReplayMemory, kind, live):
     "Lay the blocks of each lane's `live` slots into new tensors with the lanes' present rooms, oldest first."
@@ -241,7 +242,7 @@ def _allocate(self: ReplayMemory, flat, counts):
         shape = (0, self.block[self.kinds[name]]) if self.kinds[name] in counts else (self.buffer_capacity,)
         self.storage[name] = value.new_zeros(*shape, *value.shape[1:], device=self.device)
     for kind, c in blocks.items():
-        self._plan(kind, c)
+        self._give_room(kind, c)
         self._relay(kind, [lane.live() for lane in self.lanes])
 
 @patch

@@ -130,10 +130,10 @@ def identity(
 # %% ../nbs/08_checkpoints.ipynb #c0a81f0c
 @contextmanager
 def only_writer(
-    run: Path,  # run folder
+    run: str | Path,  # run folder
 ):
     "Hold a run while the block lasts, or refuse where another process does."
-    with open(run/"config.json") as file:
+    with open(Path(run)/"config.json") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error: raise InputError(f"Another process is training in {str(run)!r}: wait for its end, or stop it.") from error
         yield

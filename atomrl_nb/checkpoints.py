@@ -198,9 +198,10 @@ def read_state(
     "Read the three files, or raise `InputError` where one is not as it was written."
     try:
         state = json.loads((folder/"state.json").read_text(encoding="utf-8"))
-        changed = [] if _seal({k: v for k, v in state.items() if k != "seal"}) == state["seal"] else ["state.json"]
-        changed += [name for name in TENSORS if digest((folder/name).read_bytes()) != state["checksums"][name]]
+        seal, sums = state.pop("seal"), state["checksums"]
+        changed = ["state.json"] * (_seal(state) != seal) + [name for name in TENSORS if digest((folder/name).read_bytes()) != sums[name]]
         if changed: raise ValueError(f"{changed[0]} is not as it was written: its checksum differs")
+        del state["checksums"]
         return *(load_file(folder/name) for name in TENSORS), state
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"The checkpoint {str(folder)!r} is missing or damaged ({type(error).__name__}: {error}).") from error

@@ -130,10 +130,10 @@ def identity(
 # %% ../nbs/08_checkpoints.ipynb #c0a81f0c
 @contextmanager
 def only_writer(
-    run: Path,  # run folder
+    run: str | Path,  # run folder
 ):
     "Hold a run while the block lasts, or refuse where another process does."
-    with open(run/"config.json") as file:
+    with open(Path(run)/"config.json") as file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error: raise InputError(f"Another process is training in {str(run)!r}: wait for its end, or stop it.") from error
         yield
@@ -198,9 +198,10 @@ def read_state(
     "Read the three files, or raise `InputError` where one is not as it was written."
     try:
         state = json.loads((folder/"state.json").read_text(encoding="utf-8"))
-        changed = [] if _seal({k: v for k, v in state.items() if k != "seal"}) == state["seal"] else ["state.json"]
-        changed += [name for name in TENSORS if digest((folder/name).read_bytes()) != state["checksums"][name]]
+        seal, sums = state.pop("seal"), state["checksums"]
+        changed = ["state.json"] * (_seal(state) != seal) + [name for name in TENSORS if digest((folder/name).read_bytes()) != sums[name]]
         if changed: raise ValueError(f"{changed[0]} is not as it was written: its checksum differs")
+        del state["checksums"]
         return *(load_file(folder/name) for name in TENSORS), state
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"The checkpoint {str(folder)!r} is missing or damaged ({type(error).__name__}: {error}).") from error

@@ -219,7 +219,9 @@ def examine(
     quarter = table[table.t_total > 0.75 * last]
     values = reduce(quarter)
     begun = lambda rule: _since(table, rule, int(quarter.t_total.iloc[0]))
-    return [Finding(r.name, r.severity, (begun(r), last), _evidence(r, values), r.meaning, r.change) for r in RULES if r.holds(values)]
+    rules = [rule for rule in RULES if rule.holds(values)]
+    if rules and rules[0].name == "never learnt": rules = rules[:1]  # nothing else can be said
+    return [Finding(r.name, r.severity, (begun(r), last), _evidence(r, values), r.meaning, r.change) for r in rules]
 
 # %% ../nbs/10_diagnostics.ipynb #e3c30027
 def _not_finite(run, last):
@@ -256,13 +258,19 @@ def _healthy(axis, name):
         if math.isfinite(edge) and begin < end: axis.axhspan(begin, end, color="tab:red", alpha=0.12, lw=0)
     axis.set_ylim(bottom, top)
 
+def _log_points(axis, t, values, window, label):
+    "Draw single values and their running median on a logarithmic axis, where any is positive."
+    values = values.where(values > 0)
+    axis.plot(t, values, ".", ms=1.5, alpha=0.25, color="tab:gray")
+    axis.plot(t, values.rolling(window, min_periods=1).median(), label=label)
+    if values.notna().any(): axis.set_yscale("log")
+
 # %% ../nbs/10_diagnostics.ipynb #e3c30028
 def _draw_curves(axes, metrics, episodes, tests, window, target, cap):
     "Draw the upper row: episodes, forces, tests."
     axes[0].scatter(episodes.t_total, episodes.steps, s=14, alpha=0.5, c=np.where(episodes.terminated == 1, "tab:blue", "tab:red"))
     axes[0].plot(episodes.t_total, _running(episodes.steps, max(len(episodes) // 10, 5)), color="k", lw=1, label="mean (red dots: cut off)")
-    axes[1].semilogy(metrics.t_total, metrics.fmax, ".", ms=1.5, alpha=0.25, color="tab:gray")
-    axes[1].semilogy(metrics.t_total, metrics.fmax.rolling(window, min_periods=1).median(), label="median after each step")
+    _log_points(axes[1], metrics.t_total, metrics.fmax, window, "median after each step")
     axes[1].axhline(target, color="k", lw=0.8, ls="--", label="fmax to reach")
     if len(tests):
         steps = tests.groupby("t_total").steps
@@ -290,8 +298,7 @@ def plot_results(
         _panel(axis, title, label, t.max() if len(t) else 1)
     _draw_curves(axes[0], metrics, episodes, tests, window, target, config["environment"]["max_steps"])
     move, q, scale = axes[1]
-    move.semilogy(t, metrics.actual_move.where(metrics.actual_move > 0), ".", ms=1.5, alpha=0.25, color="tab:gray")
-    move.semilogy(t, metrics.actual_move.rolling(window, min_periods=1).median(), label="median move")
+    _log_points(move, t, metrics.actual_move, window, "median move")
     back = move.twinx()
     back.plot(t, _running(metrics.a_back, window), color="tab:red", lw=1)
     back.set(ylim=(0, 1), ylabel="a_back: share taken back (red)")

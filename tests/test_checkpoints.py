@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from atomrl_nb.checkpoints import TENSORS, DiskError, Table, _seal, checkpoints, digest, latest_t_total, only_writer, read_state
+from atomrl_nb.checkpoints import (TENSORS, DiskError, Table, _seal, checkpoints, digest, find_checkpoint, latest_t_total, load_checkpoint,
+                                   only_writer, read_run, read_state, save_checkpoint)
 from atomrl_nb.cli import train_main
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import InputError
-from atomrl_nb.training import BaseCallback, Settings, resume, train
+from atomrl_nb.training import BaseCallback, Settings, Trainer, resume, settings_from, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,
@@ -190,6 +191,38 @@ def test_a_torn_row_and_rows_of_a_lost_future_are_cut(run, whole):
     resume(run, progress=False)
     assert content(run) == content(whole)
     assert [int(row["t_total"]) for row in Table.rows(run / "metrics.csv")] == list(range(1, 49))
+
+
+class Killed(BaseException):
+    """Ends the process, as far as the files can tell."""
+
+
+def test_a_save_may_be_killed_before_each_of_its_calls(run, monkeypatch):
+    """Every call that changes files, one after the other: what is found afterwards is the old checkpoint or the new one, whole."""
+    config, structures = read_run(run)
+    trainer = Trainer(settings_from(config), structures)
+    tensors, state = load_checkpoint(run, trainer.agent, trainer.memory)
+    found, calls = [], ("replace", "fsync", "mkdir", "rmdir", "unlink", "rename")
+    save = lambda: save_checkpoint(run, 60, trainer.agent, trainer.memory, tensors, state)
+    while True:
+        left = [len(found)]
+        def counted(function):
+            def call(*args, **kwargs):
+                left[0] -= 1
+                if left[0] < 0: raise Killed
+                return function(*args, **kwargs)
+            return call
+        with monkeypatch.context() as patched:
+            for name in calls: patched.setattr(os, name, counted(getattr(os, name)))
+            try: save()
+            except Killed: found.append(latest_t_total(run))
+            else: break
+        assert read_state(find_checkpoint(run)) and all(read_state(folder) for folder in checkpoints(run).values())
+        for folder in checkpoints(run).values():  # the next one begins where this one began
+            if folder.name == "step_00000060": shutil.rmtree(folder)
+        (run / "checkpoints" / "latest").write_text("step_00000048")
+    assert len(found) > 10 and found == sorted(found) and set(found) == {48, 60}
+    assert list(checkpoints(run)) == [32, 48, 60] and latest_t_total(run) == 60
 
 
 def kills(*options):

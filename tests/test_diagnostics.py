@@ -83,7 +83,7 @@ def test_metrics_are_what_their_formulas_say(run, tmp_path):
 
 def test_when_an_illness_began():
     """A wall from the second half on: found from there, though the last quarter alone decides whether."""
-    table = pd.DataFrame({"t_total": np.arange(1, 801)} | dict.fromkeys(METRIC_GUIDE, 1.0)).assign(relaxed=1.0, expert=0.0, penalty=0.0, a_back=0.0, fmax_ratio=100.0, memory_age=0.0)
+    table = pd.DataFrame({"t_total": np.arange(1, 801)} | dict.fromkeys(METRIC_GUIDE, 1.0)).assign(relaxed=1.0, expert=0.0, penalty=0.0, a_back=0.0, fmax_ratio=500.0)
     assert examine(table.assign(q_bias=0.0)) == []
     ill = table.assign(q_bias=0.0, a_back=np.where(table.t_total > 400, 0.6, 0.0))
     assert [(f.name, f.when) for f in examine(ill)] == [("hitting the wall", (401, 800))]

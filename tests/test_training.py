@@ -19,8 +19,8 @@ from atomrl_nb.diagnostics import plot_results, read_table
 from atomrl_nb.networks import NetworkSettings, load_policy
 from atomrl_nb.optimizer import shipped_policies
 from atomrl_nb.structures import InputError
-from atomrl_nb.training import (BaseCallback, ProgressBarCallback, Settings,
-                                TensorBoardCallback, read_parameters, resume, scores, train)
+from atomrl_nb.training import (BaseCallback, ProgressBarCallback, Settings, TensorBoardCallback, loop_state, read_parameters, resume,
+                                scores, train)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,
@@ -238,3 +238,12 @@ def test_evaluation_costs_training_nothing(whole, tmp_path):
 
 
 def test_learning_starts_by_256_at_the_latest(): assert Settings().learning_starts <= 256
+
+
+def test_the_state_can_be_kept_where_a_reset_failed_in_another_structure(trainer):
+    """The episode that ended had four atoms, and the start that failed has eight."""
+    env = trainer.environments[0]
+    assert trainer.episodes[0].positions
+    env.atoms, env.forces = env.atoms.repeat((2, 1, 1)), np.full((8, 3), math.nan)
+    tensors, _ = loop_state(trainer)
+    assert tensors["0.visited"].shape[1:] == (4, 3) and tensors["0.positions"].shape == (8, 3)

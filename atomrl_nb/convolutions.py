@@ -48,19 +48,17 @@ class Linear(torch.nn.Module):
                 if ir == other: terms.append((i, slice(start, start := start + mul * k)))
         self.weight = torch.nn.Parameter(torch.randn(*copies, start))
 
-# %% ../nbs/01a_convolutions.ipynb #1aa00011
-@patch
-def forward(self: Linear, blocks: list) -> list:
-    "Map blocks of `irreps_in` to blocks of `irreps_out`."
-    weight, n, out = self.weight.view(-1, self.weight.shape[-1]), blocks[0].shape[2], []
-    for (k, ir), terms in zip(self.irreps_out, self.terms):
-        if not terms:
-            out.append(weight.new_zeros(len(weight), k, n, ir.dim))
-            continue
-        matrix = torch.cat([weight[:, part].unflatten(1, (-1, k)) for _, part in terms], dim=1)
-        x = torch.cat([blocks[i] for i, _ in terms], dim=1).flatten(2)
-        out.append(((matrix / matrix.shape[1]**0.5).mT @ x).unflatten(2, (n, ir.dim)))
-    return out
+    def forward(self, blocks: list) -> list:
+        "Map blocks of `irreps_in` to blocks of `irreps_out`."
+        weight, n, out = self.weight.view(-1, self.weight.shape[-1]), blocks[0].shape[2], []
+        for (k, ir), terms in zip(self.irreps_out, self.terms):
+            if not terms:
+                out.append(weight.new_zeros(len(weight), k, n, ir.dim))
+                continue
+            matrix = torch.cat([weight[:, part].unflatten(1, (-1, k)) for _, part in terms], dim=1)
+            x = torch.cat([blocks[i] for i, _ in terms], dim=1).flatten(2)
+            out.append(((matrix / matrix.shape[1]**0.5).mT @ x).unflatten(2, (n, ir.dim)))
+        return out
 
 # %% ../nbs/01a_convolutions.ipynb #1ab0c014
 @lru_cache(maxsize=None)
@@ -78,15 +76,13 @@ class Gate(torch.nn.Module):
         self.irreps_in, self.irreps_out = (self.scalars + gates + self.gated).sort().irreps.simplify(), self.scalars + self.gated
         self.n_even = sum(mul for mul, ir in self.scalars if ir.p == 1)
 
-# %% ../nbs/01a_convolutions.ipynb #1aa00013
-@patch
-def forward(self: Gate, blocks: list) -> list:
-    "Map blocks of `irreps_in` to blocks of `irreps_out`."
-    at, activation = {ir: block for (_, ir), block in zip(self.irreps_in, blocks)}, {1: torch.nn.functional.silu, -1: torch.tanh}
-    out = [_activate(activation[ir.p], at[ir][:, :mul]) for mul, ir in self.scalars]
-    if not len(self.gated): return out
-    gates = _activate(torch.sigmoid, at[o3.Irrep("0e")][:, self.n_even:]).split([mul for mul, _ in self.gated], dim=1)
-    return out + [at[ir] * gate for (_, ir), gate in zip(self.gated, gates)]
+    def forward(self, blocks: list) -> list:
+        "Map blocks of `irreps_in` to blocks of `irreps_out`."
+        at, activation = {ir: block for (_, ir), block in zip(self.irreps_in, blocks)}, {1: torch.nn.functional.silu, -1: torch.tanh}
+        out = [_activate(activation[ir.p], at[ir][:, :mul]) for mul, ir in self.scalars]
+        if not len(self.gated): return out
+        gates = _activate(torch.sigmoid, at[o3.Irrep("0e")][:, self.n_even:]).split([mul for mul, _ in self.gated], dim=1)
+        return out + [at[ir] * gate for (_, ir), gate in zip(self.gated, gates)]
 
 # %% ../nbs/01a_convolutions.ipynb #1ab0c021
 def arrange(

@@ -232,21 +232,19 @@ class PlainNetwork(torch.nn.Module):
         self.em = torch.nn.Linear(1, s.em_dim)
         if takes_action: self.em_act = torch.nn.Linear(1, s.em_dim)
 
-# %% ../nbs/02_networks.ipynb #1ab0c083
-@patch
-def forward(self: PlainNetwork, graph: AtomGraph, action: torch.Tensor | None = None) -> torch.Tensor:  # (n_atoms, dim)
-    "Compute features of each atom, edge by edge."
-    from e3nn.nn.models.gate_points_2101 import smooth_cutoff
-    s, inputs = self.settings, [element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features]
-    for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
-        unit, norm = unit_and_norm(vector)
-        inputs += [unit, torch.nn.functional.leaky_relu(getattr(self, embed)(norm))]
-    x, length = torch.cat(inputs, 1), graph.edge_vec.norm(dim=1)
-    harmonics = o3.spherical_harmonics(o3.Irreps.spherical_harmonics(s.lmax_edge), graph.edge_vec, True, normalization="component")
-    basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
-    harmonics = smooth_cutoff(length / s.cutoff)[:, None] * harmonics
-    for layer in self.layers: x = layer(x, torch.ones_like(x[:, :1]), *graph.edge_index, harmonics, basis)
-    return x
+    def forward(self, graph: AtomGraph, action: torch.Tensor | None = None) -> torch.Tensor:  # (n_atoms, dim)
+        "Compute features of each atom, edge by edge."
+        from e3nn.nn.models.gate_points_2101 import smooth_cutoff
+        s, inputs = self.settings, [element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features]
+        for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
+            unit, norm = unit_and_norm(vector)
+            inputs += [unit, torch.nn.functional.leaky_relu(getattr(self, embed)(norm))]
+        x, length = torch.cat(inputs, 1), graph.edge_vec.norm(dim=1)
+        harmonics = o3.spherical_harmonics(o3.Irreps.spherical_harmonics(s.lmax_edge), graph.edge_vec, True, normalization="component")
+        basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
+        harmonics = smooth_cutoff(length / s.cutoff)[:, None] * harmonics
+        for layer in self.layers: x = layer(x, torch.ones_like(x[:, :1]), *graph.edge_index, harmonics, basis)
+        return x
 
 # %% ../nbs/02_networks.ipynb #7e8e8bbf
 def _over(x, like):

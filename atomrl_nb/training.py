@@ -46,7 +46,7 @@ class Settings:
     seed: int = 0
     device: str = "auto"  # auto, cpu or cuda
     n_envs: int = 16  # environments played in lockstep
-    buffer_capacity: int = 5000  # transitions in memory
+    buffer_capacity: int = 5000  # transitions in memory; `suggest_capacity` says how many suit a size
     learning_starts: int = 256  # environment steps before the first update
     updates_per_step: float = 0.5  # gradient updates for each environment step
     batch_size: int = 64  # transitions an update
@@ -339,7 +339,7 @@ def loop_state(
     tensors, episodes = {"sampler": trainer.sampler.get_state()}, []
     for k, (env, e) in enumerate(zip(trainer.environments, trainer.episodes)):
         arrays, plain = env.state()
-        arrays |= dict(hessian=torch.tensor(e.hessian), visited=torch.tensor(np.array(e.positions).reshape(-1, len(env.atoms), 3)))
+        arrays |= dict(hessian=torch.tensor(e.hessian), visited=torch.tensor(np.array(e.positions).reshape(len(e.positions), len(e.positions[0]) if e.positions else 0, 3)))
         tensors |= {f"{k}.{name}": a for name, a in arrays.items()}
         episodes.append(dict(number=e.number, fmax_start=e.fmax_start, energy_start=e.energy_start, slots=e.slots, total_reward=e.total_reward,
                              expert_steps=e.expert_steps, expert_evaluations=e.expert_evaluations, rollout_left=e.rollout_left, environment=plain))
@@ -481,7 +481,7 @@ def train(
     if parameters: begin_from(trainer.agent, *parameters)
     trainer.begin()
     with create_run(settings.run, asdict(settings), structures) as run: write_checkpoint(trainer, run)
-    return _go_on(trainer, run, progress, callbacks)
+    with only_writer(run): return _go_on(trainer, run, progress, callbacks)
 
 # %% ../nbs/09_training.ipynb #d0b20043
 def check_calculator(
@@ -506,10 +506,11 @@ def resume(
     settings = check_settings(settings_from(config))
     check_calculator(settings.calculator, calculator)
     trainer = Trainer(check_settings(replace(settings, steps=settings.steps if steps is None else steps)), structures)
-    tensors, state = load_checkpoint(run, trainer.agent, trainer.memory)
-    load_loop_state(trainer, tensors, state)
-    trainer.settings = replace(trainer.settings, start_iter=trainer.t_total)
-    return _go_on(trainer, Path(run), progress, callbacks)
+    with only_writer(run):
+        tensors, state = load_checkpoint(run, trainer.agent, trainer.memory)
+        load_loop_state(trainer, tensors, state)
+        trainer.settings = replace(trainer.settings, start_iter=trainer.t_total)
+        return _go_on(trainer, Path(run), progress, callbacks)
 
 # %% ../nbs/09_training.ipynb #39f6c328
 @contextmanager
@@ -672,7 +673,7 @@ def save_for_inspection(
 def _go_on(trainer, run, progress, callbacks):
     "Play rounds until the run's steps are reached, with the callbacks' turn after each."
     callbacks = [EvalCallback(), *callbacks, CheckpointCallback(), *([ProgressBarCallback()] if progress else [])]
-    with only_writer(run), _tables(run, trainer.t_total) as tables, stop_on_request() as asked:
+    with _tables(run, trainer.t_total) as tables, stop_on_request() as asked:
         before = tables["metrics"].kept[-1:]  # `seconds` counts on from the run's last part
         loop, going = Loop(trainer, run, tables, began=time.perf_counter() - sum(float(row["seconds"]) for row in before)), True
         try:

@@ -24,8 +24,8 @@ class TD3Settings:
     "How the agent learns."
     gamma: float = 0.5  # discount: relaxing is a matter of the next few steps
     polyak: float = 0.99  # share of the target networks that is kept at an update
-    actor_lr: float = 1e-3
-    critic_lr: float = 2e-3
+    actor_lr: float = 3e-3
+    critic_lr: float = 4e-3
     policy_delay: int = 2  # critic updates for each actor update
     exploration_noise: float = 0.3  # width, as a share of the rms displacement
     target_policy_noise: float = 0.1  # the same, in the critics' target

@@ -27,8 +27,6 @@ ARMS = {  # name -> settings that differ
     "rollout, linear": dict(expert=ExpertSettings(mode="rollout")),
     "jump, linear": dict(expert=ExpertSettings(mode="jump")),
     "step, constant": dict(expert=ExpertSettings(schedule="constant")),
-    "step, cosine": dict(expert=ExpertSettings(schedule="cosine")),
-    "step, exponential": dict(expert=ExpertSettings(schedule="exponential")),
     "step, success": dict(expert=ExpertSettings(schedule="success")),
     "step, linear, imitated": dict(expert=ExpertSettings(imitate_steps=True), td3=TD3Settings(q_filter=True)),
 }

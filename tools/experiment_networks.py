@@ -57,7 +57,7 @@ def gate(task):
     """Train one short run, with or without environment information, and read Action Scale off its table."""
     features, quick = task
     with tempfile.TemporaryDirectory() as folder:
-        run = train(Settings(structures=("alloys4",), run=f"{folder}/run", steps=320 if quick else 4000, evaluation_interval=160 if quick else 800,
+        run = train(Settings(structures=("alloys4",), run=f"{folder}/run", steps=320 if quick else 3200, evaluation_interval=160 if quick else 800,
                              environment=replace(EPISODES, env_features=features)), progress=False)
         metrics, tests = read_table(run), read_table(run, "evaluations")
     every = metrics[metrics.t_total % 80 == 0]

@@ -41,7 +41,7 @@ def suggest_capacity(
     pairs = n_atoms * min(n_atoms, 60)  # neighbours within 5 Å in a metal
     wanted, fits = min(max(600 * n_atoms, 1000), 100_000), int(limit / (600 * pairs + 150 * n_atoms))
     capacity = Capacity(max(min(wanted, fits), 1))
-    reason = ("small: forces change sharply with structure, and old experience makes wrong targets" if n_atoms <= 8 else
+    reason = ("small: forces change sharply with structure, so the guide fears wrong targets from old experience" if n_atoms <= 8 else
               "larger: more coordinates to cover, and a single move changes the forces less")
     capacity.why = (f"{capacity:,} transitions for {n_atoms} atoms, 200 for each coordinate ({reason})" if wanted <= fits else
                     f"{capacity:,} transitions for {n_atoms} atoms, as many as {limit / 1e9:.1f} GB hold; 200 for each coordinate would be {wanted:,}")

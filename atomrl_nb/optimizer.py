@@ -24,7 +24,7 @@ from ase.optimize.optimize import Optimizer
 
 from .constraints import correct_action, covalent_r0
 from .expert import fake_step, initial_hessian, update_hessian
-from .graphs import AtomGraph
+from .graphs import AtomGraph, environment_features
 from .networks import Actor, load_policy
 from .structures import CountedCalculator, InputError, check_structure
 
@@ -83,11 +83,13 @@ def propose(
     forces: np.ndarray,  # (n_atoms, 3) [eV/Å]
     r0: float | torch.Tensor = 0.0,  # smallest allowed distance [Å], or a table by atomic numbers
     mode: str = "structure",  # one of `constraints.CORRECTION_MODES`
-) -> np.ndarray:  # (n_atoms, 3) [Å]
+    **more: np.ndarray,  # further fields of the graph: `env`, `prev_displacement`, `prev_forces`
+) -> tuple:  # move (n_atoms, 3) [Å], and the share that was taken back
     "Ask a policy for a move from known forces."
-    graph = AtomGraph.from_atoms(atoms, actor.settings.cutoff)
-    graph = replace(graph, forces=torch.as_tensor(forces)).to(dtype=next(actor.parameters()).dtype)
-    return correct_action(graph, actor(graph), r0, mode).displacement.double().numpy()
+    fields = {name: torch.as_tensor(value) for name, value in dict(forces=forces, **more).items()}
+    graph = replace(AtomGraph.from_atoms(atoms, actor.settings.cutoff), **fields).to(dtype=next(actor.parameters()).dtype)
+    correction = correct_action(graph, actor(graph), r0, mode)
+    return correction.displacement.double().numpy(), float(correction.a_back.max())
 
 # %% ../nbs/12_optimizer.ipynb #b48e8223
 class RLOptimizer(Optimizer):
@@ -110,7 +112,7 @@ class RLOptimizer(Optimizer):
         check_structure(atoms, atoms.info.get("source", str(atoms.symbols)))
         self.actor, self.card = policy if isinstance(policy, tuple) else find_policy(policy)
         self.maxstep, self.progress = maxstep or self.defaults["maxstep"], Progress(patience)
-        self.history, self.fallback, self.handed_over = [], None, ""
+        self.history, self.fallback, self.handed_over, self.a_back = [], None, "", 0.0
         factor = self.card.get("r0_factor")
         self.r0 = covalent_r0(factor) if factor else self.card.get("r0", 0.0)
         super().__init__(atoms, None, logfile, trajectory, **kwargs)
@@ -122,9 +124,19 @@ class RLOptimizer(Optimizer):
             return self.fallback.step()
         reason = self.guard(np.array(self.atoms.get_forces()))
         if reason: return self.hand_over(reason)
-        move = propose(self.actor, self.atoms, self.history[-1][1], self.r0, self.card.get("correction_mode", "structure"))
+        move, self.a_back = propose(self.actor, self.atoms, self.history[-1][1], self.r0, self.card.get("correction_mode", "structure"), **self.memories())
         longest = max(np.linalg.norm(move, axis=1).max(), 1e-12)
         self.atoms.set_positions(self.atoms.positions + move * min(1.0, self.maxstep / longest))
+
+    def memories(self) -> dict:
+        "Gather what the policy asks for beside the present forces: environment information and history."
+        more, names = {}, tuple(self.card.get("env_features", ()))
+        used = min(1.0, (len(self.history) - 1) / self.card.get("max_steps", 40))
+        if names: more["env"] = environment_features(names, self.atoms, used, self.fmax, self.a_back, self.r0)[None]
+        if self.actor.settings.history:
+            (before, forces), (now, _) = self.history[-2:] if len(self.history) > 1 else 2 * self.history
+            more |= dict(prev_displacement=now - before, prev_forces=forces)
+        return more
 
     def guard(self, forces: np.ndarray) -> str:
         "Note positions and forces, and say why the policy should not go on; empty where it may."

@@ -447,7 +447,7 @@ def card_of(
     return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), calculator=s.calculator,
                 structures=list(map(str, s.structures)), n_structures=len(trainer.structures), largest_atoms=max(map(len, trainer.structures)),
                 perturb=s.environment.perturb, fmax=s.environment.fmax, r0=trainer.environments[0].settings.r0, r0_factor=s.environment.r0_factor,
-                correction_mode=s.environment.correction_mode, seed=s.seed, t_total=trainer.t_total,
+                correction_mode=s.environment.correction_mode, env_features=list(s.environment.env_features), max_steps=s.environment.max_steps, seed=s.seed, t_total=trainer.t_total,
                 force_evaluations=sum(e.force_evaluations for e in trainer.environments), expert_evaluations=trainer.expert_evaluations)
 
 # %% ../nbs/09_training.ipynb #20bf2b6b

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from atomrl_nb.constraints import correct_action, correction_reward, covalent_r0
-from atomrl_nb.environment import Environment, force_norm, log_force_ratio
+from atomrl_nb.environment import Environment, EnvironmentSettings, force_norm, log_force_ratio
 from atomrl_nb.expert import fake_step
 from atomrl_nb.graphs import AtomGraph
-from atomrl_nb.networks import Actor, rms_force
+from atomrl_nb.networks import Actor, NetworkSettings, rms_force
 from atomrl_nb.optimizer import RLOptimizer, learnt_hessian
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
 from atomrl_nb.training import Trainer, card_of, resume, train
@@ -179,3 +179,31 @@ def test_maxstep_holds_before_and_after_the_hand_over():
     steps = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(visited, visited[1:])]
     back = len(opt.history) - 1  # this step also goes back to the best positions
     assert max(steps[:back] + steps[back + 1:]) <= 0.02 + 1e-9
+
+
+def test_a_policy_gets_the_environment_information_and_history_it_was_trained_with():
+    """The relaxer shows its policy what `Environment` showed it in training."""
+    start, names = perturb(load("alloys4-heldout")[0], 0.3, seed=2), ("budget_used", "last_a_back", "log_fmax", "number_density", "r0")
+    seen = {"relaxer": [], "environment": []}
+
+    class Watching(Actor):
+        side = "relaxer"
+
+        def forward(self, graph):
+            seen[self.side].append({k: v.clone() for k, v in graph.tensors().items() if k in ("env", "prev_displacement", "prev_forces")})
+            return super().forward(graph)
+
+    torch.manual_seed(0)
+    actor = Watching(NetworkSettings(channels=4, env_input_dim=len(names), history=True))
+    settings = EnvironmentSettings(fmax=0.01, max_steps=40, r0=1.5, env_features=names, history=True)
+    env = Environment([start], calculator("emt"), settings)
+    graph, _ = env.reset(options={"atoms": start})
+    atoms = start.copy()
+    atoms.calc = calculator("emt")
+    opt = RLOptimizer(atoms, (actor, dict(r0=1.5, env_features=names, max_steps=40)), logfile=None)
+    opt.run(fmax=0.01, steps=3)
+    actor.side = "environment"
+    for _ in range(3): graph, *_ = env.step(actor(graph).detach().double().numpy())
+    assert len(seen["relaxer"]) == 3 and seen["relaxer"][2]["env"][0, 0] > 0
+    for a, b in zip(*seen.values()):
+        for name in a: torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)

@@ -20,7 +20,8 @@ import torch
 
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.diagnostics import read_table
-from atomrl_nb.environment import ENV_FEATURES, EnvironmentSettings
+from atomrl_nb.environment import EnvironmentSettings
+from atomrl_nb.graphs import ENV_FEATURES
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import load
 from atomrl_nb.training import Settings, Trainer, train

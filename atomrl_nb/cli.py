@@ -98,13 +98,12 @@ def _settings(args):
     return check_settings(replace(settings, **given, structures=tuple(args.structures), calculator=spec, run=args.run))
 
 def _resume(args, callbacks):
-    "Go on with a run, if it is not there already."
+    "Go on with a run; None where it is there already."
     taken = (args.run, args.settings, args.seed, args.perturb, args.device, args.init_from)
     if any(v is not None for v in taken) or args.structures: raise InputError("--resume takes everything from the run folder: give no other option but --steps.")
     wanted, done = _wanted(args.resume, args), latest_t_total(args.resume)
     if done < wanted: return resume(args.resume, args.steps, callbacks=callbacks, calculator=args.calculator)
     print(f"{args.resume} has already reached t_total {done}: give a larger --steps than {wanted} to go on.")
-    return Path(args.resume)
 
 def _wanted(run, args):
     "Tell how many steps the run shall reach."
@@ -124,6 +123,7 @@ def _train(argv):
     patience = [] if args.patience is None else [StopTrainingOnNoModelImprovement(args.patience)]
     callbacks = [*patience, *([TensorBoardCallback()] if args.tensorboard else [])]
     run = _resume(args, callbacks) if args.resume else train(_settings(args), callbacks=callbacks)
+    if run is None: return 0
     picture, findings, wanted = save_results(run), diagnose(run), _wanted(run, args)
     print(f"{_outcome(run)}; learning curves in {picture}")
     for finding in findings: print(f"  {finding}")

@@ -90,7 +90,7 @@ METRIC_GUIDE = {
     "expert": Metric("Expert share", "share of the steps that the expert took",
         "mean", (-_ANY, 0.3), "expert.nfake down", "share"),
     "nfake_left": Metric("Expert's schedule", "nfake / largest nfake of the run",
-        "mean", (-_ANY, 0.96), "expert.schedule_steps down", "share"),
+        "mean", (-_ANY, 0.98), "expert.schedule_steps down", "share"),
     "penalty": Metric("Penalty share", "deviation term of the actor's loss / sum of the sizes of its terms",
         "mean", (-_ANY, 0.25), "td3.deviation_weight down", "share"),
     "exploration": Metric("Exploration", "|executed - proposed| / |proposed|, agent's steps of which nothing was taken back",

@@ -37,7 +37,7 @@ CONDITIONS = {
     "healthy: young": replace(HEALTHY, steps=320, expert=Expert()),  # stopped early: the expert still plays, as planned
     "hitting the wall": replace(HEALTHY, environment=Env(r0=2.68, correction_weight=0.0), td3=TD3(deviation_weight=0.0)),
     "critic overestimates": replace(HEALTHY, steps=400, batch_size=16, updates_per_step=1.0, expert=Expert(nfake=0.0),
-                                    td3=TD3(gamma=0.99, polyak=0.0, actor_lr=3e-3, **GREEDY)),
+                                    td3=TD3(gamma=0.99, polyak=0.0, critic_lr=2e-3, actor_lr=3e-3, **GREEDY)),
     "hides by not moving": replace(HEALTHY, environment=Env(r0=2.65, correction_weight=5.0), expert=Expert(nfake=0.0),
                                    td3=TD3(deviation_weight=1e4, imitation_weight=0.0)),
     "stale memory": replace(HEALTHY, steps=8000, n_envs=16, updates_per_step=0.05, buffer_capacity=8000, evaluation_interval=4000,

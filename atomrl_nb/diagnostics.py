@@ -92,7 +92,7 @@ METRIC_GUIDE = {
     "nfake_left": Metric("Expert's schedule", "nfake / largest nfake of the run",
         "mean", (-_ANY, 0.98), "expert.schedule_steps down", "share"),
     "penalty": Metric("Penalty share", "deviation term of the actor's loss / sum of the sizes of its terms",
-        "mean", (-_ANY, 0.25), "td3.deviation_weight down", "share"),
+        "mean", (-_ANY, 0.1), "td3.deviation_weight down", "share"),
     "exploration": Metric("Exploration", "|executed - proposed| / |proposed|, agent's steps of which nothing was taken back",
         "median", (0.02, _ANY), "td3.exploration_noise up"),
     "grad_norm_q": Metric("Gradient norm, critics", "norm before clipping",

@@ -290,7 +290,7 @@ def plot_results(
     config, metrics, table = read_run(run)[0], read_table(run), live(run)
     episodes, tests = read_table(run, "episodes"), read_table(run, "evaluations")
     t, window, target = metrics.t_total, max(len(metrics) // 25, 1), config["environment"]["fmax"]
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure = Figure(figsize=(13, 7), dpi=60, layout="constrained")
     axes = figure.subplots(2, 3)
     for axis, title, label in zip(axes.flat, ("Learning curve: episodes", "Learning curve: forces", "Test curve: fixed starts, no noise, no expert",
                                               "Actual Move", "Q value against reward", "Action Scale"),
@@ -318,7 +318,7 @@ def plot_metrics(
     "Draw every metric of the guide over the run, with what is not healthy shaded."
     table = live(run)
     window, columns = max(len(table) // 25, 1), 4
-    figure = Figure(figsize=(15, 2.4 * -(-len(METRIC_GUIDE) // columns)), layout="constrained")
+    figure = Figure(figsize=(15, 2.4 * -(-len(METRIC_GUIDE) // columns)), dpi=50, layout="constrained")
     for axis, (name, metric) in zip(figure.subplots(-(-len(METRIC_GUIDE) // columns), columns).flat, METRIC_GUIDE.items()):
         _panel(axis, metric.name, "", table.t_total.max() if len(table) else 1)
         axis.plot(table.t_total, table[name], ".", ms=1, alpha=0.2, color="tab:gray")

@@ -7,8 +7,9 @@ __all__ = ['PEAK', 'in_turns', 'ratio', 'reference_batch', 'plain_agent', 'compa
            'update_rate', 'half_precision', 'bench_networks']
 
 # %% ../nbs/13_benchmark.ipynb #13b00004
-import resource, statistics, subprocess, sys, time
+import re, resource, statistics, subprocess, sys, time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -147,8 +148,9 @@ print(resident())
 """
 
 def resident() -> float:  # MiB
-    "Read the largest memory this process has held."
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    "Read the largest memory this process has held since it began."
+    try: return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 2**10
+    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 def peak_memory(
     dtype: str,  # float32 or float64
@@ -193,7 +195,7 @@ def bench_networks(
     quick: bool = False,  # a small form that only shows that it works
 ) -> dict:  # plain JSON values
     "Measure the networks, and print what comes out as it comes."
-    size, turns = (4, 1) if quick else (100, 5)
+    size, turns = (4, 1) if quick else (100, 3)
     settings = replace(REFERENCE, channels=2, layers=1) if quick else REFERENCE
     result = dict(batch_size=size, threads=torch.get_num_threads(), torch=torch.__version__, rows=[])
     for dtype in (torch.float32, torch.float64):
@@ -203,8 +205,12 @@ def bench_networks(
     if not quick:
         result["peak_MiB"] = {f"{side}, {dtype}": peak_memory(dtype, side == "plain") for dtype in ("float32", "float64") for side in ("ours", "plain")}
         print("peak memory: " + ", ".join(f"{name} {mib:.0f} MiB" for name, mib in result["peak_MiB"].items()), flush=True)
-    result["updates_a_second"] = update_rate(*(1, 4) if quick else (40, 64))
-    print(f"default network: {result['updates_a_second']:.1f} TD3 updates a second at batch {4 if quick else 64}, {result['threads']} threads", flush=True)
+    result["updates_a_second"] = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        result["updates_a_second"][f"{threads} threads"] = rate = update_rate(*(1, 4) if quick else (40, 64))
+        print(f"default network: {rate:.1f} TD3 updates a second at batch {4 if quick else 64}, {threads} threads", flush=True)
+    torch.set_num_threads(result["threads"])
     result["bfloat16"] = half_precision(*(4, 1) if quick else (64, 5))
     print(f"bfloat16 autocast takes {result['bfloat16'][0]:.2f} times less CPU time than float32 ({result['bfloat16'][1]:.2f} to {result['bfloat16'][2]:.2f})", flush=True)
     return result

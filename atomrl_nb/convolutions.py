@@ -36,6 +36,10 @@ def to_rows(
     "Lay blocks out as one row for each atom."
     return torch.cat([block.permute(2, 0, 1, 3).flatten(2) for block in blocks], dim=2)
 
+def _joined(parts):
+    "Join tensors along their channels; one alone is not copied."
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
 class Linear(torch.nn.Module):
     "Mix the channels of each irrep: e3nn's `o3.Linear` on blocks, with its weights in its order."
 
@@ -55,8 +59,8 @@ class Linear(torch.nn.Module):
             if not terms:
                 out.append(weight.new_zeros(len(weight), k, n, ir.dim))
                 continue
-            matrix = torch.cat([weight[:, part].unflatten(1, (-1, k)) for _, part in terms], dim=1)
-            x = torch.cat([blocks[i] for i, _ in terms], dim=1).flatten(2)
+            matrix, x = (_joined(parts) for parts in zip(*((weight[:, part].unflatten(1, (-1, k)), blocks[i]) for i, part in terms)))
+            x = x.flatten(2)
             out.append(((matrix / matrix.shape[1]**0.5).mT @ x).unflatten(2, (n, ir.dim)))
         return out
 

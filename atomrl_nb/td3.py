@@ -162,7 +162,7 @@ def imitation_error(
     "Measure the actor against the labels."
     counts = batch.has_target
     if self.settings.q_filter:
-        with torch.no_grad(): counts = counts * (self.critics(batch.graph, batch.target)[0] > q)
+        with torch.no_grad(): counts = counts * (self.critics.first(batch.graph, batch.target) > q)
     return (relative_error(batch.graph, move, batch.target) * counts).sum() / counts.sum().clamp(min=1), counts.mean()
 
 # %% ../nbs/07_td3.ipynb #c65e5090

@@ -177,18 +177,17 @@ def test_large_cells_stay_linear():
     assert sizes[1000] <= 2.2 * sizes[500]
 
 
-def test_an_agent_of_the_original_architecture_can_learn(double):
-    from atomrl_nb.td3 import TD3Settings
-    graph = AtomGraph.collate([with_forces(perturb(a, 0.3, seed=k)) for k, a in enumerate(load("cuau4", "alloys4")[:4])])
-    actor = Actor(replace(REFERENCE, channels=3, layers=1))
-    optimizer, losses = torch.optim.Adam(actor.parameters(), lr=TD3Settings().actor_lr), []
-    for _ in range(40):
-        loss = ((actor(graph) - 0.05 * graph.forces)**2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
+def test_an_agent_of_the_original_architecture_learns_from_the_memory(small):
+    """Its radial functions are learnt, so the memory keeps edges and not pairs; a whole TD3 round and a checkpointable state come of it."""
+    from atomrl_nb.training import Trainer
+    trainer = Trainer(replace(small, network=replace(REFERENCE, channels=2, layers=1, lmax=1, lmax_edge=1)), load("alloys4"))
+    trainer.begin()
+    before = [p.detach().clone() for p in trainer.agent.actor.parameters()]
+    for _ in range(6): trainer.round()
+    batch = trainer.memory.sample(4, torch.Generator().manual_seed(0))
+    assert batch.graph.pair_features is None and batch.graph.edge_vec.isfinite().all()
+    assert trainer.agent.updates > 2 and any((a != b).any() for a, b in zip(before, trainer.agent.actor.parameters()))
+    assert trainer.agent.actor(batch.graph).isfinite().all()
 
 
 @pytest.mark.parametrize("settings", [NetworkSettings(channels=4), NetworkSettings(channels=4, head="hessian"), replace(REFERENCE, channels=2)])

@@ -22,3 +22,12 @@ def test_the_experiment_on_constraints_in_its_quick_form():
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["start", "dense", "dense", "inside", "inside"]
     assert before == (result.read_bytes() if result.exists() else None)
+
+
+def test_the_experiment_on_networks_in_its_quick_form():
+    files = [ROOT / "nbs" / "benchmark" / f"{name}.json" for name in ("tail", "gate")]
+    before = [file.read_bytes() for file in files]
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_networks.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
+                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.stdout.count("mean |Q|") == 3 and "0 features: Action Scale 1.0 at first, 1.0 at last" in done.stdout
+    assert before == [file.read_bytes() for file in files]

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['METRICS', 'EPISODES', 'EVALUATIONS', 'TABLES', 'Settings', 'settings_from', 'check_settings', 'Trainer', 'Episode',
            'direction', 'to_device', 'loop_state', 'load_loop_state', 'evaluate', 'read_parameters', 'begin_from',
-           'write_checkpoint', 'scores', 'card_of', 'prepare', 'train', 'check_calculator', 'resume', 'stop_on_request',
-           'Loop', 'BaseCallback', 'CheckpointCallback', 'EvalCallback', 'StopTrainingOnNoModelImprovement',
-           'ProgressBarCallback', 'TensorBoardCallback', 'likely_cause', 'save_for_inspection']
+           'write_checkpoint', 'scores', 'surroundings', 'card_of', 'prepare', 'train', 'check_calculator', 'resume',
+           'stop_on_request', 'Loop', 'BaseCallback', 'CheckpointCallback', 'EvalCallback',
+           'StopTrainingOnNoModelImprovement', 'ProgressBarCallback', 'TensorBoardCallback', 'likely_cause',
+           'save_for_inspection']
 
 # %% ../nbs/09_training.ipynb #e658efa7
 import difflib, math, shutil, signal, threading, time
@@ -30,7 +31,7 @@ from .expert import MODES, SCHEDULES, ExpertSettings, call_share, fake_step, hin
 from .graphs import AtomGraph
 from .memory import SAMPLING, Batch, MemorySettings, ReplayMemory, ages
 from .networks import NetworkSettings, load_policy, save_policy
-from .structures import InputError, calculator, check_structure, closest_pair, fixed_mask, known_elements, load
+from .structures import InputError, calculator, check_structure, closest_pair, coordination, fixed_mask, known_elements, load, perturb
 from .td3 import TD3Agent, TD3Settings, deviation_weight_at
 
 # %% ../nbs/09_training.ipynb #734e11e0
@@ -52,6 +53,7 @@ class Settings:
     batch_size: int = 64  # transitions an update
     evaluation_interval: int = 500  # environment steps between evaluations; 0: none
     evaluation_starts: int = 16  # starts of an evaluation
+    validation: tuple = ()  # files or built-in systems that evaluations start from; empty: those of the training
     checkpoint_interval: int = 1000  # environment steps between checkpoints
     network: NetworkSettings = field(default_factory=NetworkSettings)
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
@@ -138,10 +140,11 @@ class Trainer:
         structures: list,  # `ase.Atoms`
     ):
         s, self.settings, self.structures = settings, settings, structures
+        self.validation = load(*s.validation) if s.validation else structures
         device = "cuda" if s.device == "cuda" or s.device == "auto" and torch.cuda.is_available() else "cpu"
         env = resolve_r0(s.environment, structures)
         calc = calculator(s.calculator)
-        self.environments = [Environment(structures, calc, env, s.network.cutoff, [s.seed, 1, k]) for k in range(s.n_envs)]
+        self.environments = [Environment(structures, calc, env, s.network.reach, [s.seed, 1, k]) for k in range(s.n_envs)]
         network = replace(s.network, env_input_dim=len(env.env_features))
         self.agent = TD3Agent(network, s.td3, self.environments[0].r0, s.seed, device, env.correction_mode)
         self.memory = ReplayMemory(s.buffer_capacity, s.memory, s.td3.gamma)
@@ -183,7 +186,6 @@ def begin(self: Trainer):
     for k in range(self.settings.n_envs): self.begin_episode(k)
     self.graph = self.observe(self.environments)
     self.memory.check_room(self.graph)
-
 
 # %% ../nbs/09_training.ipynb #fa53179d
 @patch
@@ -266,7 +268,7 @@ def direction(
 # %% ../nbs/09_training.ipynb #c210cbf0
 METRICS = ["t_total", "episode", "reward", "fmax", "actual_move", "action_scale", "output_scale", "a_back", "angle", "exploration", "expert", "expert_evaluations", "nfake", "success",
            "terminated", "truncated", "memory_age", "memory_oldest", "expert_share", "updates", "loss_q", "q", "q_gap", "td_error", "grad_norm_q", "loss_pi",
-           "q_pi", "deviation", "imitation_error", "label_share", "grad_norm_pi", "seconds"]
+           "q_pi", "deviation", "imitation_error", "secant_error", "label_share", "grad_norm_pi", "seconds"]
 EPISODES = ["t_total", "episode", "source", "steps", "total_reward", "fmax_start", "fmax_end", "energy_start", "energy_end", "terminated", "expert_steps",
             "expert_evaluations"]
 
@@ -310,6 +312,7 @@ def learn(self: Trainer):
     self.owed_updates += s.updates_per_step * s.n_envs
     while self.owed_updates >= 1:
         self.owed_updates -= 1
+        self.agent.set_rates(self.t_total)
         batch = to_device(self.memory.sample(s.batch_size, self.sampler), self.agent.device)
         logs.append(self.agent.update(batch, imitation_at(self.t_total, s.expert, self.success), deviation_weight_at(self.t_total, s.td3)))
         logs[-1] |= ages(batch, self.agent.updates)
@@ -373,7 +376,7 @@ def evaluate(
     "Relax fixed starts with the present actor, all of them in lockstep."
     s, template = trainer.settings, trainer.environments[0]
     rng, calc = np.random.default_rng([s.seed, 3]), calculator(s.calculator)
-    environments = [Environment(trainer.structures, calc, template.settings, s.network.cutoff) for _ in range(s.evaluation_starts)]
+    environments = [Environment(trainer.validation, calc, template.settings, s.network.reach) for _ in range(s.evaluation_starts)]
     results = []
     for k, env in enumerate(environments):
         env.np_random = rng
@@ -439,12 +442,23 @@ def _offer(trainer, run):
     with disk_errors(run/"policy.safetensors"): save_policy(run/"policy.safetensors", trainer.agent.actor, card_of(trainer))
 
 # %% ../nbs/09_training.ipynb #d0b20013
+def surroundings(
+    trainer: Trainer,
+) -> dict:  # symbol -> smallest and largest coordination
+    "Look at the surroundings of each element, in the structures displaced as starts are."
+    s, seen = trainer.settings.environment, {}
+    for k, atoms in enumerate(trainer.structures):
+        for symbol, n in zip(atoms.get_chemical_symbols(), coordination(perturb(atoms, s.perturb, [trainer.settings.seed, 4, k], s.perturb_kind))):
+            low, high = seen.get(symbol, (n, n))
+            seen[symbol] = min(low, n), max(high, n)
+    return {symbol: [round(float(n), 2) for n in ends] for symbol, ends in sorted(seen.items())}
+
 def card_of(
     trainer: Trainer,
 ) -> dict:  # plain JSON values
     "Say where a policy comes from."
     s = trainer.settings
-    return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), calculator=s.calculator,
+    return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), coordination=surroundings(trainer), calculator=s.calculator,
                 structures=list(map(str, s.structures)), n_structures=len(trainer.structures), largest_atoms=max(map(len, trainer.structures)),
                 perturb=s.environment.perturb, fmax=s.environment.fmax, r0=trainer.environments[0].settings.r0, r0_factor=s.environment.r0_factor,
                 correction_mode=s.environment.correction_mode, env_features=list(s.environment.env_features), max_steps=s.environment.max_steps, seed=s.seed, t_total=trainer.t_total,
@@ -461,7 +475,7 @@ def prepare(
     structures, known = load(*settings.structures), known_elements(settings.calculator)
     for atoms in structures: fixed_mask(check_structure(atoms, atoms.info["source"], known))
     calculator(settings.calculator)
-    settings = replace(settings, structures=tuple(map(str, settings.structures)), init_from=str(settings.init_from))
+    settings = replace(settings, structures=tuple(map(str, settings.structures)), validation=tuple(map(str, settings.validation)), init_from=str(settings.init_from))
     if not settings.init_from: return settings, structures, None
     parameters = read_parameters(settings.init_from)
     shape = parameters[0].settings

@@ -54,6 +54,7 @@ class NetworkSettings(EdgeSettings):
     saturation: float = 0.4  # rms displacement that large forces tend to, before the network's say [Å]
     max_displacement: float = 0.6  # cap on the largest displacement of an atom [Å]
     sub_steps: int = 4  # planned in the learned energy for one proposal, for the head "potential"
+    powers: bool = False  # inverse powers of the distance in the learned energy, for steep walls
     env_input_dim: int = 0  # numbers of environment information for each structure
     tail_mlp: str = "env"  # of the critic: "env", only with environment information, or "always", for one experiment
 
@@ -316,7 +317,7 @@ class Actor(Network):
         if settings.head == "direct": _start_small(self.layers[-1])
         if settings.head == "potential":
             _start_small(self.layers[-1])
-            self.potential = EnergyModel(settings.cutoff, settings.stiffness)
+            self.potential = EnergyModel(settings.cutoff, settings.stiffness, settings.powers)
         if settings.env_input_dim: self.gate = Tail(settings.channels + settings.env_input_dim)
 
     def forward(self, graph: AtomGraph) -> torch.Tensor:  # (n_atoms, 3) [Å]

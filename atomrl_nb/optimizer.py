@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULT_POLICY', 'SHORT', 'SLACK', 'REFUSALS', 'FALLBACKS', 'CLASSICAL', 'shipped_policies', 'find_policy',
            'learnt_hessian', 'Progress', 'misfit', 'Evaluation', 'Way', 'observe', 'past_of', 'moves_of', 'propose',
-           'RLOptimizer', 'new_way', 'evaluated', 'RelaxMany', 'Relaxation', 'relax', 'summary']
+           'smallest_allowed', 'executed', 'RLOptimizer', 'new_way', 'evaluated', 'RelaxMany', 'Relaxation', 'relax',
+           'summary']
 
 # %% ../nbs/12_optimizer.ipynb #a5b051e1
 import math, sys, time
@@ -202,16 +203,30 @@ def propose(
     **how,  # `planning`, `adapting` of `moves_of`
 ) -> list:  # positions (n_atoms, 3) to evaluate next [Å], one for each structure
     "Move each structure from its anchor, as far as its reach and the smallest distance of the card allow."
-    factor = card.get("r0_factor")
-    r0 = covalent_r0(factor) if factor else card.get("r0", 0.0)
+    r0 = smallest_allowed(card)
     graph = AtomGraph.collate([observe(actor, card, atoms, way, fmax, r0) for atoms, way in zip(structures, ways)])
     moves, expected = moves_of(actor, graph, ways, **how)
     moves = capped(moves, graph, torch.tensor([way.reach for way in ways]))
-    correction = correct_action(graph, moves, r0, card.get("correction_mode", "structure"))
-    ends, moves = np.cumsum(graph.sizes.tolist())[:-1], correction.displacement.double().numpy()
-    back = graph.max(correction.a_back) if len(correction.a_back) == graph.n_atoms != graph.n_graphs else correction.a_back
+    moves, back = executed(graph, moves, r0, card.get("correction_mode", "structure"))
     for way, promise, taken in zip(ways, expected.tolist(), back.tolist()): way.expected, way.a_back = promise, taken
-    return [way.history[way.anchor].positions + move for way, move in zip(ways, np.split(moves, ends))]
+    ends = np.cumsum(graph.sizes.tolist())[:-1]
+    return [way.history[way.anchor].positions + move for way, move in zip(ways, np.split(moves.double().numpy(), ends))]
+
+def smallest_allowed(card: dict) -> float | torch.Tensor:  # [Å], or a table by atomic numbers
+    "Read the smallest distance of two atoms that a policy was trained with."
+    return covalent_r0(card["r0_factor"]) if card.get("r0_factor") else card.get("r0", 0.0)
+
+def executed(
+    graph: AtomGraph,  # with edges
+    moves: torch.Tensor,  # (n_atoms, 3) [Å]
+    r0: float | torch.Tensor,
+    mode: str,  # one of `constraints.CORRECTION_MODES`
+) -> tuple:  # moves (n_atoms, 3) [Å], share of each structure's that was taken back
+    "Hold moves to the smallest distance; mostly no pair can meet."
+    meeting = float(torch.as_tensor(r0).max()) + 2 * float(moves.norm(dim=1).max())
+    if not (graph.edge_vec.norm(dim=1) < meeting).any(): return moves, torch.zeros(graph.n_graphs)
+    correction = correct_action(graph, moves, r0, mode)
+    return correction.displacement, graph.max(correction.a_back) if mode == "atom" else correction.a_back
 
 # %% ../nbs/12_optimizer.ipynb #b48e8223
 FALLBACKS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
@@ -235,6 +250,7 @@ class RLOptimizer(Optimizer):
         if not isinstance(atoms, Atoms): raise InputError(f"RLOptimizer relaxes atoms in a fixed cell, not a {type(atoms).__name__}: take a classical optimizer for cells.")
         check_structure(atoms, atoms.info.get("source", str(atoms.symbols)))
         self.actor, self.card = policy if isinstance(policy, tuple) else find_policy(policy)
+        self.r0 = smallest_allowed(self.card)
         self.maxstep, self.fallback_name = maxstep or self.defaults["maxstep"], check_name(fallback, FALLBACKS, "fallback")
         self.way, self.fallback, self.handed_over = new_way(self.actor, self.maxstep, patience), None, ""
         super().__init__(atoms, restart, logfile, trajectory, **kwargs)

@@ -23,6 +23,12 @@ MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</spa
 HANDLED = ("output-file", "html-math-method", "broken link")  # what smalldocs leaves out and this script does
 REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
                         r'[^">]*"[^>]*>(?:</script>)?', re.IGNORECASE)
+SEARCH_FETCH = ("""      const r = await fetch(offset + "search.json");
+      index = await r.json();
+""", """      await new Promise((loaded, failed) => document.head.append(
+        Object.assign(document.createElement("script"), { src: offset + "search.js", onload: loaded, onerror: failed })));
+      index = window.searchIndex;
+""")
 REMOTE_FONT = re.compile(r'@import\s+(?:url\(["\']?https?:[^)]*\)|"https?:[^"]*"|\'https?:[^\']*\')[^;]*;')
 
 
@@ -82,6 +88,16 @@ def mathml(match):
     return math.replace('<mo accent="true">&#x02015;</mo>', '<mo class="overline"></mo>')  # styles.css draws it
 
 
+def searchable():
+    """Let smalldocs' search work on pages that are opened as files, where a browser fetches no JSON but loads scripts."""
+    script, index = DOCS / "site_libs" / "smalldocs.js", DOCS / "search.json"
+    text, parts = script.read_text(encoding="utf-8"), SEARCH_FETCH
+    if text.count(parts[0]) != 1:
+        raise SystemExit("smalldocs loads its search index in another way than this script knows: look at searchable() in tools/docs.py.")
+    script.write_text(text.replace(*parts), encoding="utf-8")
+    index.with_suffix(".js").write_text(f"window.searchIndex = {index.read_text(encoding='utf-8')};\n", encoding="utf-8")
+
+
 def finish():
     """Make the pages independent of the network: formulas, fonts and scripts, links to the published site."""
     from nbdev.config import get_config
@@ -126,6 +142,8 @@ def main():
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(built, DOCS)
     finish()
+    if not with_quarto:
+        searchable()
     problems = [*lost_text(), *dead_links(DOCS)]
     print("\n".join(problems), end="\n" if problems else "")
     print(f"{len(list(DOCS.rglob('*.html')))} pages in {DOCS.name}/, {len(problems)} problems, "

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from .checkpoints import read_run, write_text
 from .structures import InputError
-from .td3 import TD3Settings, deviation_weight_at
+from .td3 import TD3Settings
 
 # %% ../nbs/10_diagnostics.ipynb #663f3ce8
 def read_table(
@@ -114,7 +114,7 @@ def live(
     td3, column = TD3Settings(**config["td3"]), lambda name: metrics[name] if name in metrics else pd.Series(np.nan, index=metrics.index)
     known = discounted_returns(metrics, td3.gamma).rolling(max(config["buffer_capacity"], 1), min_periods=1).mean()
     size = 1 if td3.deviation_scaled else column("q_pi").abs().clip(lower=1e-6)
-    terms = [metrics.t_total.map(lambda t: deviation_weight_at(t, td3)) / size * column("deviation"),
+    terms = [column("deviation_weight") / size * column("deviation"),
              td3.imitation_weight * column("imitation_error"), td3.q_weight + 0 * column("deviation")]
     own = (column("expert") == 0) & (column("a_back") == 0)
     derived = dict(q_bias=column("q") - known, action_scale=column("action_scale") * column("output_scale"), penalty=terms[0] / sum(terms),

@@ -80,10 +80,11 @@ def binned(
     x: np.ndarray,  # (n,) rising
     y: np.ndarray,  # (n,) NaN where nothing is known
     how: str = "median",  # or mean
-    points: int = 120,  # at most
+    points: int = 60,  # at most
+    least: int = 1,  # values summed up in a point, at least
 ) -> tuple:  # x, middle, lower and upper quartile, each (n_points,)
     "Sum up a long curve in few points."
-    width = max(-(-len(x) // points), 1)
+    width = max(-(-len(x) // points), least)
     fill = np.full(-len(x) % width, np.nan)
     blocks = np.sort(np.concatenate([np.asarray(y, float), fill]).reshape(-1, width), axis=1)  # NaN goes last
     known, rows = np.isfinite(blocks).sum(1), np.arange(len(blocks))
@@ -148,6 +149,7 @@ def svg(
             parts.append(f'<polygon points="{_path(across(t), a)} {_path(across(t[::-1]), b[::-1])}" fill="{color}" opacity="0.18"/>')
         for t, y in _pieces(x, down(middle)):
             parts.append(f'<polyline points="{_path(across(t), y)}" fill="none" stroke="{color}" stroke-width="1.6"/>')
+            if len(t) < 20: parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2" fill="{color}"/>' for a, b in zip(across(t), y)]
     for t, values in changes.items():
         said = ", ".join(f"{name} {'by schedule' if value is None else f'{value:g}'}" for name, value in values.items())
         parts.append(f'<line x1="{across(t):.1f}" x2="{across(t):.1f}" y1="6" y2="{bottom}" stroke="currentColor" stroke-dasharray="1 3"><title>t_total {t}: {said}</title></line>')
@@ -165,6 +167,7 @@ def _axes(panel, low, high, down, left, bottom, w, last):
     for tick in _ticks(low, high, panel.log):
         y = down(tick)
         yield f'<line x1="{left}" x2="{w - 6}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity="0.15"/><text x="{left - 4}" y="{y + 3:.1f}" text-anchor="end">{tick:.3g}</text>'
+    if not any(len(c[0]) for c in panel.curves): yield f'<text x="{(left + w) / 2:.0f}" y="{bottom / 2}" text-anchor="middle" opacity="0.6">none yet</text>'
     if panel.line is not None: yield f'<line x1="{left}" x2="{w - 6}" y1="{down(panel.line):.1f}" y2="{down(panel.line):.1f}" stroke="currentColor" stroke-dasharray="5 3"/>'
     yield f'<text x="{left}" y="{bottom + 13}">0</text><text x="{w - 6}" y="{bottom + 13}" text-anchor="end">t_total {last:,}</text>'
 
@@ -179,7 +182,7 @@ def panels(
     "Make the panels of a run that has taken a step."
     config, metrics, table, episodes, tests = read_run(run)[0], read_table(run), live(run), read_table(run, "episodes"), read_table(run, "evaluations")
     t, now, sick = metrics.t_total.to_numpy(), reduce(table[table.t_total > 0.75 * table.t_total.max()]), {f.name for f in findings}
-    curve = lambda y, color=BLUE, how="median": (*binned(t, y.to_numpy(float), how), color)
+    curve = lambda y, color=BLUE, how="median": (*binned(t, y.to_numpy(float), how, least=config["n_envs"]), color)
     mark = lambda title: "sick" if INDICATORS[title] in sick else "healthy" if now["updates"] >= 1 else ""
     cut, own = (1 - episodes.terminated.mean()) if len(episodes) else math.nan, _tests(tests)
     return [
@@ -248,7 +251,7 @@ def _finding(f):
             f'<div style="margin-left: 2em">{html.escape(f.evidence)}. {html.escape(f.meaning)}</div></details>')
 
 # %% ../nbs/11a_monitor.ipynb #a11a001f
-NAMES = dict(deviation_weight="λ of the deviation penalty", nfake="nfake: share of expert steps", exploration_noise="exploration noise")
+NAMES = dict(deviation_weight="λ of the deviation penalty", nfake="nfake, the expert's share", exploration_noise="exploration noise")
 
 def _widgets():
     "Import ipywidgets where it is needed."
@@ -404,7 +407,7 @@ def place(self: Number) -> float:
     return [x for _, x in self.slider.options].index(self.slider.value) / (len(self.slider.options) - 1)
 
 @patch
-def _repr_mimebundle_(self: Dashboard, **_) -> dict: return self.box._repr_mimebundle_() | {"text/html": self.still()}
+def _repr_mimebundle_(self: Dashboard, **_) -> dict: return self.box._repr_mimebundle_() | {"text/plain": f"Dashboard of {self.run.name}", "text/html": self.still()}
 
 # %% ../nbs/11a_monitor.ipynb #a11a002a
 @patch

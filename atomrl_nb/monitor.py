@@ -112,6 +112,7 @@ class Panel:
         known = known[np.isfinite(known) & ((known > 0) | (not self.log))]
         if not len(known): return (0.0, 1.0)
         low, high = (np.log10(known.min()), np.log10(known.max())) if self.log else (min(known.min(), 0.0), known.max())
+        if self.log: low = max(low, high - 6)  # what is smaller, or zero, runs along the bottom
         edge = 0.04 * (high - low) or 0.5
         return low - edge * (self.log or low < 0), high + edge
 
@@ -141,7 +142,7 @@ def svg(
     w, h, left, bottom = panel.WIDTH, panel.HEIGHT, panel.LEFT, panel.HEIGHT - panel.BOTTOM
     low, high = panel.limits()
     across = lambda t: left + (w - left - 6) * np.asarray(t) / max(last, 1)
-    scaled = lambda y: np.log10(np.where(np.asarray(y) > 0, y, np.nan)) if panel.log else np.asarray(y)
+    scaled = lambda y: np.log10(np.where(np.asarray(y) <= 0, 1e-300, y)) if panel.log else np.asarray(y)
     down = lambda y: np.clip(bottom - (bottom - 6) * (scaled(y) - low) / (high - low), 6, bottom)
     parts = [*_shade(panel, low, high, down, left, w), *_axes(panel, low, high, down, left, bottom, w, last)]
     for x, middle, lower, upper, color in panel.curves:

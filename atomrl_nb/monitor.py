@@ -56,12 +56,13 @@ def progress(
     rows = tail(path) if path.exists() else []
     t, numbers = int(rows[-1]["t_total"]) if rows else 0, _numbers(run, config, rows)
     state = ("paused" if wishes.get("paused") else "training") if is_held(run) else "finished" if t >= config["steps"] else "stopped"
-    if not rows: return Progress(state, 0, config["steps"], numbers=numbers)
+    steps = max(config["steps"], t)  # a run may be resumed to more than its settings say
+    if not rows: return Progress(state, 0, steps, numbers=numbers)
     first, last, lately = rows[0], rows[-1], rows[-min(len(rows), 4 * config["n_envs"]):]
     seconds = float(last["seconds"]) - float(first["seconds"])
     speed = (t - int(first["t_total"])) / seconds if seconds > 0 else math.nan
     mean, median = np.mean([float(row["reward"]) for row in lately]), np.median([float(row["fmax"]) for row in lately])
-    return Progress(state, t, config["steps"], speed, float(mean), float(median), numbers)
+    return Progress(state, t, steps, speed, float(mean), float(median), numbers)
 
 def _followed(run):
     "Read what is wished, nothing where it is not followed."
@@ -411,9 +412,13 @@ def place(self: Number) -> float:
 def _repr_mimebundle_(self: Dashboard, **_) -> dict: return self.box._repr_mimebundle_() | {"text/plain": f"Dashboard of {self.run.name}", "text/html": self.still()}
 
 # %% ../nbs/11a_monitor.ipynb #a11a002a
+_WATCHING = {}  # run folder -> the dashboard that looks at it
+
 @patch
 def watch(self: Dashboard) -> Dashboard:
-    "Look at the run again and again, in a thread that ends with `close`."
+    "Look at the run again and again, in a thread that ends with `close`, or with another dashboard for the same run."
+    former, _WATCHING[self.run.resolve()] = _WATCHING.get(self.run.resolve()), self
+    if former is not None: former.close()
     def watching():
         while not self.closed.wait(self.interval):
             try:

@@ -56,12 +56,13 @@ def progress(
     rows = tail(path) if path.exists() else []
     t, numbers = int(rows[-1]["t_total"]) if rows else 0, _numbers(run, config, rows)
     state = ("paused" if wishes.get("paused") else "training") if is_held(run) else "finished" if t >= config["steps"] else "stopped"
-    if not rows: return Progress(state, 0, config["steps"], numbers=numbers)
+    steps = max(config["steps"], t)  # a run may be resumed to more than its settings say
+    if not rows: return Progress(state, 0, steps, numbers=numbers)
     first, last, lately = rows[0], rows[-1], rows[-min(len(rows), 4 * config["n_envs"]):]
     seconds = float(last["seconds"]) - float(first["seconds"])
     speed = (t - int(first["t_total"])) / seconds if seconds > 0 else math.nan
     mean, median = np.mean([float(row["reward"]) for row in lately]), np.median([float(row["fmax"]) for row in lately])
-    return Progress(state, t, config["steps"], speed, float(mean), float(median), numbers)
+    return Progress(state, t, steps, speed, float(mean), float(median), numbers)
 
 def _followed(run):
     "Read what is wished, nothing where it is not followed."
@@ -112,6 +113,7 @@ class Panel:
         known = known[np.isfinite(known) & ((known > 0) | (not self.log))]
         if not len(known): return (0.0, 1.0)
         low, high = (np.log10(known.min()), np.log10(known.max())) if self.log else (min(known.min(), 0.0), known.max())
+        if self.log: low = max(low, high - 6)  # what is smaller, or zero, runs along the bottom
         edge = 0.04 * (high - low) or 0.5
         return low - edge * (self.log or low < 0), high + edge
 
@@ -141,7 +143,7 @@ def svg(
     w, h, left, bottom = panel.WIDTH, panel.HEIGHT, panel.LEFT, panel.HEIGHT - panel.BOTTOM
     low, high = panel.limits()
     across = lambda t: left + (w - left - 6) * np.asarray(t) / max(last, 1)
-    scaled = lambda y: np.log10(np.where(np.asarray(y) > 0, y, np.nan)) if panel.log else np.asarray(y)
+    scaled = lambda y: np.log10(np.where(np.asarray(y) <= 0, 1e-300, y)) if panel.log else np.asarray(y)
     down = lambda y: np.clip(bottom - (bottom - 6) * (scaled(y) - low) / (high - low), 6, bottom)
     parts = [*_shade(panel, low, high, down, left, w), *_axes(panel, low, high, down, left, bottom, w, last)]
     for x, middle, lower, upper, color in panel.curves:
@@ -410,9 +412,13 @@ def place(self: Number) -> float:
 def _repr_mimebundle_(self: Dashboard, **_) -> dict: return self.box._repr_mimebundle_() | {"text/plain": f"Dashboard of {self.run.name}", "text/html": self.still()}
 
 # %% ../nbs/11a_monitor.ipynb #a11a002a
+_WATCHING = {}  # run folder -> the dashboard that looks at it
+
 @patch
 def watch(self: Dashboard) -> Dashboard:
-    "Look at the run again and again, in a thread that ends with `close`."
+    "Look at the run again and again, in a thread that ends with `close`, or with another dashboard for the same run."
+    former, _WATCHING[self.run.resolve()] = _WATCHING.get(self.run.resolve()), self
+    if former is not None: former.close()
     def watching():
         while not self.closed.wait(self.interval):
             try:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import Trajectory, write
 from fastcore.basics import patch
 from tqdm.auto import tqdm
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 from .checkpoints import (Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint, only_writer, read_run,
                                    read_state, save_checkpoint, write_state)
 from .convolutions import prepared
-from .environment import Environment, EnvironmentSettings, resolve_r0
+from .environment import MOVE, Environment, EnvironmentSettings, resolve_r0
 from .expert import MODES, SCHEDULES, ExpertSettings, call_share, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, running_success, update_hessian
 from .graphs import AtomGraph
 from .memory import SAMPLING, Batch, MemorySettings, ReplayMemory, ages
@@ -379,14 +378,16 @@ def evaluate(
         env.np_random = rng
         env.reset()
         results.append(dict(t_total=trainer.t_total, start=k, steps=0, fmax=env.fmax, terminated=0))
-    active, frames = dict(enumerate(environments)), [environments[0].atoms.copy()]
+    active, frames = dict(enumerate(environments)), [environments[0].frame()]
     while active:
         graph = trainer.observe(list(active.values()))
         move = trainer.agent.actor(graph.to(trainer.agent.device)).cpu().double().numpy()
         ends = np.cumsum([0] + graph.sizes.tolist())
         for (k, env), start, end in zip(list(active.items()), ends, ends[1:]):
             _, _, terminated, truncated, info = env.step(move[start:end])
-            if k == 0: frames.append(env.atoms.copy())
+            if k == 0:
+                frames[-1].info |= {name: info[name] for name in MOVE}
+                frames.append(env.frame())
             if terminated or truncated:
                 results[k] |= dict(steps=env.steps, fmax=info["fmax"], terminated=int(terminated))
                 del active[k]
@@ -664,9 +665,7 @@ def save_for_inspection(
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         write_state(folder, trainer.agent, trainer.memory, tensors, state | dict(t_total=trainer.t_total, error=str(error), likely_cause=cause))
-        frames = [env.atoms.copy() for env in trainer.environments]
-        for frame, env in zip(frames, trainer.environments): frame.calc = SinglePointCalculator(frame, forces=env.forces, energy=env.energy)
-        write(folder/"structures.extxyz", frames)
+        write(folder/"structures.extxyz", [env.frame() for env in trainer.environments])
     return f"Stopped at t_total {trainer.t_total}: {error} Likely cause: {cause}. The state is kept in {folder}; the checkpoints before it are good."
 
 # %% ../nbs/09_training.ipynb #503bc1aa

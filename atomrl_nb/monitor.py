@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ase.io import read
 from fastcore.basics import patch
 
 from .checkpoints import HELD, is_held, read_run, read_wishes, wish
@@ -21,6 +20,7 @@ from .expert import ExpertSettings, nfake_at
 from .structures import InputError
 from .td3 import TD3Settings, deviation_weight_at
 from .training import held_at, read_changes
+from .view import live_kernel, show
 
 # %% ../nbs/11a_monitor.ipynb #a11a0009
 def tail(
@@ -319,7 +319,7 @@ class Dashboard:
         button = lambda text, icon, **wishes: self._button(w.Button(description=text, icon=icon, layout=dict(width="7em")), wishes)
         self.pause, self.resume = button("Pause", "pause", paused=True), button("Resume", "play", paused=False)
         self.stop = button("Stop", "stop", stop=True, paused=False)
-        self.atoms, self.follow = w.Output(), w.ToggleButton(value=True, description="follow the newest episode", icon="refresh", layout=dict(width="16em"))
+        self.atoms, self.follow = w.VBox(), w.ToggleButton(value=True, description="follow the newest episode", icon="refresh", layout=dict(width="16em"))
         self.box = w.VBox([self.head, w.HBox([self.pause, self.resume, self.stop]), *(n.box for n in self.numbers.values()), self.message, self.body, self.follow, self.atoms])
         self.look(everything=True)
 
@@ -382,15 +382,9 @@ def show_atoms(self: Dashboard):
     "Show the newest episode."
     path = newest_episode(self.run)
     if path is None: return
-    try: from atomrl_nb.view import show  # TODO until merged
-    except ImportError: return
-    self.view = show(read(path, ":"))
-    self.atoms.outputs = (dict(output_type="display_data", metadata={}, data=_bundle(self.view)),)
-
-def _bundle(shown):
-    "Make what a notebook displays of an object."
-    made = shown._repr_mimebundle_()
-    return made[0] if isinstance(made, tuple) else made
+    self.view, former = show(path, height=280), self.atoms.children
+    if live_kernel(): self.atoms.children = [self.view.widget()]
+    for widget in former: widget.close()
 
 # %% ../nbs/11a_monitor.ipynb #a11a0029
 @patch
@@ -399,7 +393,7 @@ def still(self: Dashboard) -> str:  # HTML
     rows = "".join(f'<div><span style="display: inline-block; width: 15em; text-align: right">{NAMES[n.name]}</span> <input type="range" disabled min="0" max="1" step="any" value="{n.place():.3f}" '
                    f'style="width: 14em; vertical-align: middle"> {n.slider.value:.3g} &nbsp; <i>{n.said.value}</i></div>' for n in self.numbers.values())
     buttons = " ".join(f'<button {"disabled" * b.disabled}>{b.description}</button>' for b in (self.pause, self.resume, self.stop))
-    atoms = _bundle(self.view).get("text/html", "") if self.view is not None else ""
+    atoms = self.view.html() if self.view is not None else ""
     return f'<div class="atomrl-monitor">{self.head.value}<div>{buttons}</div>{rows}<div>{self.message.value}</div>{self.body.value}{atoms}</div>'
 
 @patch

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import Trajectory, write
 from fastcore.basics import patch
 from tqdm.auto import tqdm
@@ -26,7 +25,7 @@ from tqdm.auto import tqdm
 from .checkpoints import (HELD, Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint, only_writer, read_run,
                                    read_state, read_wishes, save_checkpoint, wish, write_state)
 from .convolutions import prepared
-from .environment import Environment, EnvironmentSettings, resolve_r0
+from .environment import MOVE, Environment, EnvironmentSettings, resolve_r0
 from .expert import MODES, SCHEDULES, ExpertSettings, call_share, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, running_success, update_hessian
 from .graphs import AtomGraph
 from .memory import SAMPLING, Batch, MemorySettings, ReplayMemory, ages
@@ -150,7 +149,8 @@ class Trainer:
         self.rng = np.random.default_rng([s.seed, 2])
         self.t_total, self.episode_count, self.owed_updates, self.episodes, self.log = 0, 0, 0.0, [None] * s.n_envs, {}
         self.success, self.expert_evaluations = 0.0, 0  # running share of the agent's episodes that converge, force evaluations of the expert
-        self.held, self.newest = dict.fromkeys(HELD), None  # numbers held by hand; atoms and positions of the newest episode
+        self.held = dict.fromkeys(HELD)  # numbers held by hand
+        self.playing, self.newest = [], []  # frames of the first environment: the episode that goes on, and the one before
 
 # %% ../nbs/09_training.ipynb #c82f91ee
 @dataclass
@@ -227,7 +227,7 @@ def play(self: Trainer) -> tuple:
     move, noise, self.action_scale = (x.cpu().double().numpy() for x in self.agent.act(self.graph.to(self.agent.device)))
     ends, nfake = np.cumsum([0] + self.graph.sizes.tolist()), self.held["nfake"]
     if nfake is None: nfake = nfake_at(self.t_total, self.settings.expert, self.success)
-    steps, experts = [], []
+    steps, experts, frame = [], [], self.environments[0].frame()
     for env, episode, start, end in zip(self.environments, self.episodes, ends, ends[1:]):
         forces = env.forces
         episode.positions.append(env.atoms.positions.copy())
@@ -236,6 +236,8 @@ def play(self: Trainer) -> tuple:
         steps.append(env.step(proposal, None if by_expert else noise[start:end]))
         experts.append(evaluations)
         episode.hessian = update_hessian(episode.hessian, steps[-1][4]["displacement"], env.forces - forces)
+    frame.info |= {name: steps[0][4][name] for name in MOVE}
+    self.playing.append(frame)
     return steps, experts, nfake
 
 # %% ../nbs/09_training.ipynb #734b04eb
@@ -301,7 +303,7 @@ def finish(self: Trainer, k: int, step: tuple) -> dict:
     row = dict(t_total=episode.slots[-1][1], episode=episode.number, source=info["source"], steps=env.steps, total_reward=episode.total_reward,
                fmax_start=episode.fmax_start, fmax_end=info["fmax"], energy_start=episode.energy_start, energy_end=info["energy"],
                terminated=int(terminated), expert_steps=episode.expert_steps, expert_evaluations=episode.expert_evaluations)
-    self.newest = env.atoms, [*episode.positions, env.atoms.positions]  # a reset gives the environment new atoms
+    if k == 0: self.newest, self.playing = [*self.playing, env.frame()], []
     self.begin_episode(k)
     return row
 
@@ -395,14 +397,16 @@ def evaluate(
         env.np_random = rng
         env.reset()
         results.append(dict(t_total=trainer.t_total, start=k, steps=0, fmax=env.fmax, terminated=0))
-    active, frames = dict(enumerate(environments)), [environments[0].atoms.copy()]
+    active, frames = dict(enumerate(environments)), [environments[0].frame()]
     while active:
         graph = trainer.observe(list(active.values()))
         move = trainer.agent.actor(graph.to(trainer.agent.device)).cpu().double().numpy()
         ends = np.cumsum([0] + graph.sizes.tolist())
         for (k, env), start, end in zip(list(active.items()), ends, ends[1:]):
             _, _, terminated, truncated, info = env.step(move[start:end])
-            if k == 0: frames.append(env.atoms.copy())
+            if k == 0:
+                frames[-1].info |= {name: info[name] for name in MOVE}
+                frames.append(env.frame())
             if terminated or truncated:
                 results[k] |= dict(steps=env.steps, fmax=info["fmax"], terminated=int(terminated))
                 del active[k]
@@ -671,7 +675,7 @@ class ControlCallback(BaseCallback):
 class NewestCallback(BaseCallback):
     "Keep the atoms of the newest episode."
 
-    def __init__(self, seconds: float = 5.0): self.seconds, self.last, self.saved = seconds, -math.inf, None  # at most one in this time
+    def __init__(self, seconds: float = 5.0): self.seconds, self.last, self.saved = seconds, -math.inf, []  # at most one in this time
 
     def on_step(self, loop: Loop):
         newest, now = loop.trainer.newest, time.monotonic()
@@ -680,10 +684,7 @@ class NewestCallback(BaseCallback):
         beside = path.with_suffix(".part")
         with disk_errors(path):
             with Trajectory(beside, "w") as file:
-                for positions in newest[1]:
-                    frame = newest[0].copy()
-                    frame.positions = positions
-                    file.write(frame)
+                for frame in newest: file.write(frame)
             os.replace(beside, path)
 
 # %% ../nbs/09_training.ipynb #d0b20026
@@ -762,9 +763,7 @@ def save_for_inspection(
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         write_state(folder, trainer.agent, trainer.memory, tensors, state | dict(t_total=trainer.t_total, error=str(error), likely_cause=cause))
-        frames = [env.atoms.copy() for env in trainer.environments]
-        for frame, env in zip(frames, trainer.environments): frame.calc = SinglePointCalculator(frame, forces=env.forces, energy=env.energy)
-        write(folder/"structures.extxyz", frames)
+        write(folder/"structures.extxyz", [env.frame() for env in trainer.environments])
     return f"Stopped at t_total {trainer.t_total}: {error} Likely cause: {cause}. The state is kept in {folder}; the checkpoints before it are good."
 
 # %% ../nbs/09_training.ipynb #503bc1aa

@@ -20,6 +20,7 @@ from readme import link_own_names
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, PAGES = ROOT / "_docs", ROOT / "_proc"
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
+VIEW = '<div class="atomrl-view">'
 HANDLED = ("output-file", "html-math-method", "broken link")  # what smalldocs leaves out and this script does
 REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
                         r'[^">]*"[^>]*>(?:</script>)?', re.IGNORECASE)
@@ -115,9 +116,20 @@ def finish():
 
         text = published.sub(relative, REMOTE_TAG.sub("", path.read_text(encoding="utf-8")))
         text = MATH.sub(mathml, text).replace('<code class="sourceCode python">\n', '<code class="sourceCode python">')
+        if VIEW in text:
+            scripts = [os.path.relpath(DOCS / "ngl" / name, path.parent) for name in ("ngl.js", "view.js")]
+            text = text.replace("</body>", "".join(f'<script src="{src}"></script>\n' for src in scripts) + "</body>")
         path.write_text(text, encoding="utf-8")
     for path in DOCS.rglob("*.css"):
         path.write_text(REMOTE_FONT.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def add_player():
+    """Put NGL and the script that draws 3-D views into the site, once for all pages."""
+    from atomrl_nb.view import page_script
+
+    shutil.copytree(ROOT / "nbs" / "ngl", DOCS / "ngl", dirs_exist_ok=True)
+    (DOCS / "ngl" / "view.js").write_text(page_script(), encoding="utf-8")
 
 
 def lost_text():
@@ -141,6 +153,7 @@ def main():
     built = render_with_quarto() if with_quarto else render_with_smalldocs()
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(built, DOCS)
+    add_player()
     finish()
     if not with_quarto:
         searchable()

@@ -26,7 +26,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .convolutions import Convolution, EdgeSettings, Gate, Linear, geometry_of, paired, to_rows
+from .convolutions import Convolution, EdgeSettings, Gate, Linear, geometry_of, to_rows
 from .graphs import AtomGraph
 from .hessian import capped, translation_free
 from .planning import PlanSettings, plan

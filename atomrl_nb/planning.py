@@ -75,9 +75,9 @@ def sensitivity(
     n_kinds: int,
 ) -> tuple:  # (n_atoms, 3, pairs of elements x radial functions), (n_atoms, 3, elements x densities)
     "Differentiate forces with coefficients that all bonds of a pair of elements, and all atoms of an element, share."
-    local, (src, dst), n = self.local, self.ends, self.local.graph.n_atoms
+    (src, dst), n = self.ends, self.local.graph.n_atoms
     low, high = torch.minimum(rank[src], rank[dst]), torch.maximum(rank[src], rank[dst])
-    kind, n_pairs, K, M = high * (high + 1) // 2 + low, n_kinds * (n_kinds + 1) // 2, local.pair.shape[1], local.bend.shape[2]
+    kind, n_pairs = high * (high + 1) // 2 + low, n_kinds * (n_kinds + 1) // 2
     def gather(rows, slot, slots):  # tensions of bonds (n_bonds, width) into forces
         pull, out = rows[:, :, None] * self.unit[:, None], rows.new_zeros(n * slots, rows.shape[1], 3)
         return out.index_add(0, src * slots + slot, pull).index_add(0, dst * slots + slot, -pull).view(n, -1, 3).transpose(1, 2)

@@ -8,13 +8,13 @@ __all__ = ['radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of',
 # %% ../nbs/01c_potential.ipynb #1cc00004
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 from e3nn import o3
 from fastcore.basics import patch
 
-from .graphs import AtomGraph, radial_basis
+from .graphs import AtomGraph
 from .hessian import Hessian
 
 # %% ../nbs/01c_potential.ipynb #1cc00007

@@ -1,75 +1,116 @@
-"""Train the policies that ship with the package, and measure them on structures they have not seen."""
+"""Train the policies that ship with the package, or the one on the Al-Fe crystals, which does not.
+
+`fcc-alloys` and `lj-clusters` go into the package with a card that says how they were made. `al-fe` needs the folder
+with the crystals and potentials (--data) and stays in its run folder. A stopped training is taken up again.
+"""
 import argparse
 import json
+import os
 import platform
-import shutil
 import tempfile
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from matplotlib.figure import Figure
+import numpy as np
+from ase.io import write
 
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.expert import ExpertSettings
-from atomrl_nb.optimizer import find_policy, relax, summary
-from atomrl_nb.structures import calculator, load, perturb
-from atomrl_nb.training import Settings, train
+from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
+from atomrl_nb.structures import load, scatter
+from atomrl_nb.td3 import TD3Settings
+from atomrl_nb.training import Settings, resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = Settings(structures=("alloys4",), steps=10_000, seed=0, evaluation_starts=32, expert=ExpertSettings(schedule_steps=4000),
-                    environment=EnvironmentSettings(perturb=0.5))
-OPTIMIZERS = ("RLOptimizer", "BFGSTuned", "BFGSLineSearch", "BFGS", "LBFGS", "FIRE")
+POTENTIALS = ("AlFe.fs", "Al.eam.alloy", "Fe.eam.fs")
+TABLES = ("Al-Fe_N=2-3.extxyz", "Al-Fe_N=4.extxyz", "AlandFe_mono.extxyz")
+VOLUME = {"Al": 17.0, "Fe": 10.45}  # Å³ an atom, as in the tables
 
 
-def picture():
-    """Draw how many force evaluations each start took, from the saved results."""
-    results = json.loads((ROOT / "nbs" / "benchmark" / "alloys4.json").read_text(encoding="utf-8"))["results"]
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axis = figure.subplots()
-    for row, name in enumerate(reversed(OPTIMIZERS)):
-        counts = sorted(r["force_evaluations"] for r in results if r["optimizer"] == name and r["fmax_target"] == 0.01)
-        spread = [row + 0.3 * ((7 * k) % len(counts) / len(counts) - 0.5) for k in range(len(counts))]
-        axis.plot(counts, spread, ".", alpha=0.4, color="tab:orange" if name == "RLOptimizer" else "tab:blue")
-        axis.plot(counts[len(counts) // 2], row, "|", ms=22, mew=2.5, color="k")
-    axis.set(yticks=range(len(OPTIMIZERS)), yticklabels=reversed(OPTIMIZERS), xlim=(0, None), xlabel="force evaluations to 0.01 eV/Å, the first included",
-             title=f"{len(counts)} starts of three alloys never seen in training (bar: median)")
-    axis.grid(alpha=0.3)
-    (ROOT / "nbs" / "images").mkdir(exist_ok=True)
-    figure.savefig(ROOT / "nbs" / "images" / "alloys4.png", dpi=130)
+def imitation(steps: int, **more) -> TD3Settings:
+    """Learn from hindsight and secants alone, at a rate that falls to a fiftieth."""
+    return TD3Settings(q_weight=0.0, actor_lr=1e-2, max_grad_norm=20.0, anneal_steps=steps, **more)
 
 
-def teach(quick: bool) -> float:
-    """Train the policy and put it into the package (not in the quick form); return the minutes it took."""
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(replace(SETTINGS, run=f"{folder}/alloys4", steps=320 if quick else SETTINGS.steps))
-        if not quick: shutil.copyfile(run / "policy.safetensors", ROOT / "atomrl_nb" / "policies" / "alloys4.safetensors")
-    return (time.perf_counter() - began) / 60
+COMMON = Settings(buffer_capacity=4000, evaluation_interval=1000, evaluation_starts=32, checkpoint_interval=2000)
+POLICIES = {
+    "fcc-alloys": replace(COMMON, structures=("fcc-alloys",), validation=("fcc-alloys-validation",), steps=16_000, td3=imitation(16_000),
+                          network=NetworkSettings(head="potential", max_displacement=0.8), expert=ExpertSettings(schedule_steps=2000),
+                          environment=EnvironmentSettings(perturb=0.5, r0_factor=0.5)),
+    "lj-clusters": replace(COMMON, structures=("lj-clusters",), validation=("lj-clusters-validation",), calculator="lj", steps=9000,
+                           td3=imitation(9000, exploration_noise=0.15),
+                           network=NetworkSettings(head="potential", powers=True, stiffness=60.0, max_displacement=0.35),
+                           expert=ExpertSettings(mode="rollout", rollout_steps=60, nfake=0.8, schedule_steps=3000, alpha=100.0, maxstep=0.1),
+                           environment=EnvironmentSettings(perturb=0.02, r0=0.5, max_steps=120)),
+    "al-fe": replace(COMMON, steps=12_000, td3=imitation(12_000), network=NetworkSettings(head="potential", cutoff=5.5, max_displacement=0.8),
+                     expert=ExpertSettings(mode="rollout", rollout_steps=40, schedule_steps=3000),
+                     environment=EnvironmentSettings(perturb=0.5, r0_factor=0.5, max_steps=80)),
+}
 
 
-def measure(quick: bool, minutes: float | None):
-    """Relax held-out starts with the policy of the package and with ASE's optimizers, and save the results (not in the quick form)."""
-    starts, policy = [perturb(a, 0.5, seed=[11, k]) for k in range(2 if quick else 32) for a in load("alloys4-heldout")], find_policy("alloys4")
-    for k, atoms in enumerate(starts): atoms.info["source"] = f"{atoms.symbols} {k}"
-    results = {fmax: [relax(a, calculator("emt"), name, policy, fmax)[0] for a in starts for name in OPTIMIZERS] for fmax in (0.05, 0.01)}
-    text = "\n\n".join(f"fmax {fmax} eV/Å\n{summary(r)}" for fmax, r in results.items())
-    print(text)
-    if quick: return
-    target = ROOT / "nbs" / "benchmark"
-    target.mkdir(exist_ok=True)
-    file = target / "alloys4.json"
-    if minutes is None: minutes = json.loads(file.read_text(encoding="utf-8"))["minutes"]
-    facts = dict(settings=asdict(SETTINGS), card=policy[1], minutes=round(minutes, 1), machine=f"{platform.machine()}, 2 cores",
-                 results=[asdict(r) | dict(fmax_target=fmax) for fmax, rs in results.items() for r in rs])
-    file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (target / "alloys4.txt").write_text(text + "\n", encoding="utf-8")
-    picture()
+def alfe_cells(data: Path, copies: int = 6) -> list:
+    """Read the crystals of 1 to 4 atoms, and add strained, newly decorated and scattered copies of them."""
+    tables, rng = load(*(str(data / name) for name in TABLES)), np.random.default_rng(0)
+    cells = [atoms for atoms in tables if len(atoms) > 1]
+    for k in range(copies):
+        for atoms in tables:
+            made = atoms.repeat((2, 1, 1)) if len(atoms) == 1 else atoms.copy()
+            made.symbols = rng.choice(["Al", "Fe"], len(made))
+            wanted = sum(VOLUME[symbol] for symbol in made.get_chemical_symbols())
+            deform = (wanted / made.get_volume())**(1 / 3) * (np.eye(3) + rng.normal(0, 0.03, (3, 3)))
+            made.set_cell(np.asarray(made.cell) @ deform, scale_atoms=True)
+            if k % 2:
+                scatter(made, 0.7, rng)
+            cells.append(made)
+    return cells
+
+
+def settings_of(name: str, run: Path, data: Path | None) -> Settings:
+    """Complete the settings of a policy; the crystals are written beside the run."""
+    if name != "al-fe":
+        return replace(POLICIES[name], run=str(run))
+    if data is None:
+        raise SystemExit("al-fe needs --data FOLDER, with the crystals and their potentials.")
+    beside = run.parent / f"{run.name}-cells.extxyz"
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    write(beside, alfe_cells(data))
+    return replace(POLICIES[name], run=str(run), structures=(str(beside),), calculator="eam:" + ",".join(str(data / p) for p in POTENTIALS))
+
+
+def teach(name: str, run: Path, data: Path | None, quick: bool) -> Path:
+    """Train, or go on with a training that was stopped."""
+    if run.is_dir():
+        return resume(run)
+    settings = settings_of(name, run, data)
+    if quick:
+        settings = replace(settings, steps=48, learning_starts=24, batch_size=8, evaluation_starts=2, n_envs=4, network=replace(settings.network, channels=4))
+    return train(settings)
+
+
+def ship(name: str, run: Path):
+    """Put the policy of a run into the package, with what its card adds about the training."""
+    actor, card = load_policy(run / "policy.safetensors")
+    last = (run / "metrics.csv").read_text(encoding="utf-8").rstrip().rpartition("\n")[2].split(",")
+    card |= dict(command=f"python tools/train_shipped.py {name}", minutes=round(float(last[-1]) / 60, 1),
+                 machine=f"{platform.machine()}, one thread of {os.cpu_count()} shared cores", ingredients="imitation of hindsight and secant labels; no critic")
+    save_policy(ROOT / "atomrl_nb" / "policies" / f"{name}.safetensors", actor, json.loads(json.dumps(card)))
+
+
+def main():
+    """Train one policy, and ship it where it may."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=POLICIES)
+    parser.add_argument("--data", type=Path, help="folder with the Al-Fe crystals and potentials")
+    parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
+    parser.add_argument("--quick", action="store_true", help="a short form that ships nothing, to see that the command works")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        run = args.run or (Path(scratch) / args.name if args.quick else ROOT / "runs" / args.name)
+        done = teach(args.name, run, args.data, args.quick)
+        if not args.quick and args.name != "al-fe":
+            ship(args.name, done)
+        print(f"{args.name}: " + ("works" if args.quick else f"policy in {done}"))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short form that writes nothing, to see that the command works")
-    parser.add_argument("--measure", action="store_true", help="only measure the policy that is there")
-    args = parser.parse_args()
-    measure(args.quick, None if args.measure else teach(args.quick))
+    main()

@@ -29,6 +29,9 @@ class EdgeSettings:
     lmax_edge: int = 2  # largest degree of the spherical harmonics
     num_neighbors: float = 16.0  # a message is divided by the root of this
 
+    @property
+    def needs_edges(self) -> bool: return self.radial_layers > 0  # beside pairs
+
 # %% ../nbs/01a_convolutions.ipynb #1ab0c011
 def to_rows(
     blocks: list,  # one tensor (copies, channels, n_atoms, 2l + 1) for each irrep
@@ -192,8 +195,8 @@ def prepared(
     graph: AtomGraph,  # with edges
     settings: EdgeSettings,
 ) -> AtomGraph:  # what a memory stores
-    "Keep of the geometry what the networks need: pairs, or edges where radial functions are learnt."
-    return graph if settings.radial_layers else replace(paired(graph, settings), edge_index=None, edge_vec=None)
+    "Keep of the geometry what the networks need: pairs, or edges where those do not say enough."
+    return graph if settings.needs_edges else replace(paired(graph, settings), edge_index=None, edge_vec=None)
 
 def geometry_of(
     graph: AtomGraph,

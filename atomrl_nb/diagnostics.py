@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from .checkpoints import read_run, write_text
 from .structures import InputError
-from .td3 import TD3Settings, deviation_weight_at
+from .td3 import TD3Settings
 
 # %% ../nbs/10_diagnostics.ipynb #663f3ce8
 def read_table(
@@ -36,14 +36,14 @@ def discounted_returns(
     gamma: float,
 ) -> pd.Series:  # one value for each row; NaN where the episode has not ended
     "Sum the rewards that followed each step of a finished episode; where it was cut off, not of steps for which the rest counts 3 %."
-    returns, unknown = pd.Series(np.nan, index=metrics.index), math.ceil(math.log(0.03) / math.log(gamma)) if 0 < gamma < 1 else (0 if gamma == 0 else len(metrics))
-    for _, rows in metrics.groupby("episode"):
-        if not (rows.terminated.iloc[-1] or rows.truncated.iloc[-1]): continue
+    returns, unknown = np.full(len(metrics), np.nan), math.ceil(math.log(0.03) / math.log(gamma)) if 0 < gamma < 1 else (0 if gamma == 0 else len(metrics))
+    rewards, ended, cut = metrics.reward.to_numpy(), metrics.terminated.to_numpy(), metrics.truncated.to_numpy()
+    for rows in metrics.groupby("episode").indices.values():
+        if not (ended[rows[-1]] or cut[rows[-1]]): continue
         total = 0.0
-        for index, reward in zip(rows.index[::-1], rows.reward[::-1]):
-            returns[index] = total = reward + gamma * total
-        if rows.truncated.iloc[-1]: returns[rows.index[max(len(rows) - unknown, 0):]] = np.nan
-    return returns
+        for k in rows[::-1]: returns[k] = total = rewards[k] + gamma * total
+        if cut[rows[-1]]: returns[rows[max(len(rows) - unknown, 0):]] = np.nan
+    return pd.Series(returns, index=metrics.index)
 
 # %% ../nbs/10_diagnostics.ipynb #e3c30002
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def live(
     td3, column = TD3Settings(**config["td3"]), lambda name: metrics[name] if name in metrics else pd.Series(np.nan, index=metrics.index)
     known = discounted_returns(metrics, td3.gamma).rolling(max(config["buffer_capacity"], 1), min_periods=1).mean()
     size = 1 if td3.deviation_scaled else column("q_pi").abs().clip(lower=1e-6)
-    terms = [metrics.t_total.map(lambda t: deviation_weight_at(t, td3)) / size * column("deviation"),
+    terms = [column("deviation_weight") / size * column("deviation"),
              td3.imitation_weight * column("imitation_error"), td3.q_weight + 0 * column("deviation")]
     own = (column("expert") == 0) & (column("a_back") == 0)
     derived = dict(q_bias=column("q") - known, action_scale=column("action_scale") * column("output_scale"), penalty=terms[0] / sum(terms),

@@ -167,10 +167,12 @@ def with_pairs(
     lmax: int = 2,  # largest degree of the spherical harmonics
 ) -> AtomGraph:  # the same graph with `pair_index` and `pair_features`
     "Sum radial basis times spherical harmonics over the images of each pair of atoms."
-    edge_src, edge_dst = graph.edge_index
+    length = graph.edge_vec.norm(dim=1)
+    seen = length < cutoff
+    edge_vec, length, (edge_src, edge_dst) = graph.edge_vec[seen], length[seen], graph.edge_index[:, seen]
     key, inverse = torch.unique(edge_src * graph.n_atoms + edge_dst, return_inverse=True)
-    basis = radial_basis(graph.edge_vec.norm(dim=1), cutoff, n_basis)
-    harmonics = o3.spherical_harmonics(list(range(lmax + 1)), graph.edge_vec, normalize=True, normalization="component")
+    basis = radial_basis(length, cutoff, n_basis)
+    harmonics = o3.spherical_harmonics(list(range(lmax + 1)), edge_vec, normalize=True, normalization="component")
     rows = basis[:, :, None] * harmonics[:, None, :]
     features = rows.new_zeros(len(key), *rows.shape[1:]).index_add(0, inverse, rows)
     return replace(graph, pair_index=torch.stack([key // graph.n_atoms, key % graph.n_atoms]), pair_features=features)

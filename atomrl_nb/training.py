@@ -5,32 +5,32 @@
 # %% auto #0
 __all__ = ['METRICS', 'EPISODES', 'EVALUATIONS', 'TABLES', 'Settings', 'settings_from', 'check_settings', 'Trainer', 'Episode',
            'direction', 'to_device', 'loop_state', 'load_loop_state', 'evaluate', 'read_parameters', 'begin_from',
-           'write_checkpoint', 'scores', 'card_of', 'prepare', 'train', 'check_calculator', 'resume', 'stop_on_request',
-           'Loop', 'BaseCallback', 'CheckpointCallback', 'EvalCallback', 'StopTrainingOnNoModelImprovement',
-           'ProgressBarCallback', 'TensorBoardCallback', 'likely_cause', 'save_for_inspection']
+           'write_checkpoint', 'scores', 'surroundings', 'card_of', 'prepare', 'train', 'check_calculator', 'resume',
+           'stop_on_request', 'Loop', 'BaseCallback', 'CheckpointCallback', 'EvalCallback', 'read_changes', 'held_at',
+           'ControlCallback', 'NewestCallback', 'StopTrainingOnNoModelImprovement', 'ProgressBarCallback',
+           'TensorBoardCallback', 'likely_cause', 'save_for_inspection']
 
 # %% ../nbs/09_training.ipynb #e658efa7
-import difflib, math, shutil, signal, threading, time
+import difflib, math, os, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import Trajectory, write
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .checkpoints import (Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint, only_writer, read_run,
-                                   read_state, save_checkpoint, write_state)
+from .checkpoints import (HELD, Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint, only_writer, read_run,
+                                   read_state, read_wishes, save_checkpoint, wish, write_state)
 from .convolutions import prepared
-from .environment import Environment, EnvironmentSettings, resolve_r0
+from .environment import MOVE, Environment, EnvironmentSettings, resolve_r0
 from .expert import MODES, SCHEDULES, ExpertSettings, call_share, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, running_success, update_hessian
 from .graphs import AtomGraph
 from .memory import SAMPLING, Batch, MemorySettings, ReplayMemory, ages
 from .networks import NetworkSettings, load_policy, save_policy
-from .structures import InputError, calculator, check_structure, closest_pair, fixed_mask, known_elements, load
+from .structures import InputError, calculator, check_structure, closest_pair, coordination, fixed_mask, known_elements, load, perturb
 from .td3 import TD3Agent, TD3Settings, deviation_weight_at
 
 # %% ../nbs/09_training.ipynb #734e11e0
@@ -52,6 +52,7 @@ class Settings:
     batch_size: int = 64  # transitions an update
     evaluation_interval: int = 500  # environment steps between evaluations; 0: none
     evaluation_starts: int = 16  # starts of an evaluation
+    validation: tuple = ()  # files or built-in systems that evaluations start from; empty: those of the training
     checkpoint_interval: int = 1000  # environment steps between checkpoints
     network: NetworkSettings = field(default_factory=NetworkSettings)
     environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
@@ -138,10 +139,11 @@ class Trainer:
         structures: list,  # `ase.Atoms`
     ):
         s, self.settings, self.structures = settings, settings, structures
+        self.validation = load(*s.validation) if s.validation else structures
         device = "cuda" if s.device == "cuda" or s.device == "auto" and torch.cuda.is_available() else "cpu"
         env = resolve_r0(s.environment, structures)
         calc = calculator(s.calculator)
-        self.environments = [Environment(structures, calc, env, s.network.cutoff, [s.seed, 1, k]) for k in range(s.n_envs)]
+        self.environments = [Environment(structures, calc, env, s.network.reach, [s.seed, 1, k]) for k in range(s.n_envs)]
         network = replace(s.network, env_input_dim=len(env.env_features))
         self.agent = TD3Agent(network, s.td3, self.environments[0].r0, s.seed, device, env.correction_mode)
         self.memory = ReplayMemory(s.buffer_capacity, s.memory, s.td3.gamma)
@@ -149,6 +151,8 @@ class Trainer:
         self.rng = np.random.default_rng([s.seed, 2])
         self.t_total, self.episode_count, self.owed_updates, self.episodes, self.log = 0, 0, 0.0, [None] * s.n_envs, {}
         self.success, self.expert_evaluations = 0.0, 0  # running share of the agent's episodes that converge, force evaluations of the expert
+        self.held = dict.fromkeys(HELD)  # numbers held by hand
+        self.playing, self.newest = [], []  # frames of the first environment: the episode that goes on, and the one before
 
 # %% ../nbs/09_training.ipynb #c82f91ee
 @dataclass
@@ -183,7 +187,6 @@ def begin(self: Trainer):
     for k in range(self.settings.n_envs): self.begin_episode(k)
     self.graph = self.observe(self.environments)
     self.memory.check_room(self.graph)
-
 
 # %% ../nbs/09_training.ipynb #fa53179d
 @patch
@@ -224,8 +227,9 @@ def ask_expert(
 def play(self: Trainer) -> tuple:
     "Take one step in every environment: (steps as `Environment.step` returns them, force evaluations of the expert or 0, nfake)."
     move, noise, self.action_scale = (x.cpu().double().numpy() for x in self.agent.act(self.graph.to(self.agent.device)))
-    ends, nfake = np.cumsum([0] + self.graph.sizes.tolist()), nfake_at(self.t_total, self.settings.expert, self.success)
-    steps, experts = [], []
+    ends, nfake = np.cumsum([0] + self.graph.sizes.tolist()), self.held["nfake"]
+    if nfake is None: nfake = nfake_at(self.t_total, self.settings.expert, self.success)
+    steps, experts, frame = [], [], self.environments[0].frame()
     for env, episode, start, end in zip(self.environments, self.episodes, ends, ends[1:]):
         forces = env.forces
         episode.positions.append(env.atoms.positions.copy())
@@ -234,6 +238,8 @@ def play(self: Trainer) -> tuple:
         steps.append(env.step(proposal, None if by_expert else noise[start:end]))
         experts.append(evaluations)
         episode.hessian = update_hessian(episode.hessian, steps[-1][4]["displacement"], env.forces - forces)
+    frame.info |= {name: steps[0][4][name] for name in MOVE}
+    self.playing.append(frame)
     return steps, experts, nfake
 
 # %% ../nbs/09_training.ipynb #734b04eb
@@ -266,7 +272,7 @@ def direction(
 # %% ../nbs/09_training.ipynb #c210cbf0
 METRICS = ["t_total", "episode", "reward", "fmax", "actual_move", "action_scale", "output_scale", "a_back", "angle", "exploration", "expert", "expert_evaluations", "nfake", "success",
            "terminated", "truncated", "memory_age", "memory_oldest", "expert_share", "updates", "loss_q", "q", "q_gap", "td_error", "grad_norm_q", "loss_pi",
-           "q_pi", "deviation", "imitation_error", "label_share", "grad_norm_pi", "seconds"]
+           "q_pi", "deviation", "deviation_weight", "imitation_error", "secant_error", "label_share", "grad_norm_pi", "seconds"]
 EPISODES = ["t_total", "episode", "source", "steps", "total_reward", "fmax_start", "fmax_end", "energy_start", "energy_end", "terminated", "expert_steps",
             "expert_evaluations"]
 
@@ -299,6 +305,7 @@ def finish(self: Trainer, k: int, step: tuple) -> dict:
     row = dict(t_total=episode.slots[-1][1], episode=episode.number, source=info["source"], steps=env.steps, total_reward=episode.total_reward,
                fmax_start=episode.fmax_start, fmax_end=info["fmax"], energy_start=episode.energy_start, energy_end=info["energy"],
                terminated=int(terminated), expert_steps=episode.expert_steps, expert_evaluations=episode.expert_evaluations)
+    if k == 0: self.newest, self.playing = [*self.playing, env.frame()], []
     self.begin_episode(k)
     return row
 
@@ -306,13 +313,15 @@ def finish(self: Trainer, k: int, step: tuple) -> dict:
 @patch
 def learn(self: Trainer):
     "Do the updates that are due."
-    s, logs = self.settings, []
+    s, logs, weight = self.settings, [], self.held["deviation_weight"]
+    if weight is None: weight = deviation_weight_at(self.t_total, s.td3)
     self.owed_updates += s.updates_per_step * s.n_envs
     while self.owed_updates >= 1:
         self.owed_updates -= 1
+        self.agent.set_rates(self.t_total)
         batch = to_device(self.memory.sample(s.batch_size, self.sampler), self.agent.device)
-        logs.append(self.agent.update(batch, imitation_at(self.t_total, s.expert, self.success), deviation_weight_at(self.t_total, s.td3)))
-        logs[-1] |= ages(batch, self.agent.updates)
+        logs.append(self.agent.update(batch, imitation_at(self.t_total, s.expert, self.success), weight))
+        logs[-1] |= ages(batch, self.agent.updates) | {"deviation_weight": weight}
     names = dict.fromkeys(name for log in logs for name in log)
     self.log = {name: float(np.mean([log[name] for log in logs if name in log])) for name in names}
 
@@ -330,6 +339,18 @@ def round(self: Trainer) -> tuple:
     self.graph = self.observe(self.environments)
     if self.t_total > self.settings.learning_starts: self.learn()
     return [row | self.log for row in rows], finished
+
+# %% ../nbs/09_training.ipynb #c7a2e002
+@patch
+def hold(
+    self: Trainer,
+    values: dict,  # name in `HELD` -> number; None: as setting and schedule say
+):
+    "Hold numbers by hand from now on."
+    s = self.settings.td3
+    self.held = dict.fromkeys(HELD) | values
+    noise = self.held["exploration_noise"]
+    self.agent.settings = replace(s, exploration_noise=s.exploration_noise if noise is None else noise)
 
 # %% ../nbs/09_training.ipynb #d87cdb07
 def loop_state(
@@ -373,20 +394,22 @@ def evaluate(
     "Relax fixed starts with the present actor, all of them in lockstep."
     s, template = trainer.settings, trainer.environments[0]
     rng, calc = np.random.default_rng([s.seed, 3]), calculator(s.calculator)
-    environments = [Environment(trainer.structures, calc, template.settings, s.network.cutoff) for _ in range(s.evaluation_starts)]
+    environments = [Environment(trainer.validation, calc, template.settings, s.network.reach) for _ in range(s.evaluation_starts)]
     results = []
     for k, env in enumerate(environments):
         env.np_random = rng
         env.reset()
         results.append(dict(t_total=trainer.t_total, start=k, steps=0, fmax=env.fmax, terminated=0))
-    active, frames = dict(enumerate(environments)), [environments[0].atoms.copy()]
+    active, frames = dict(enumerate(environments)), [environments[0].frame()]
     while active:
         graph = trainer.observe(list(active.values()))
         move = trainer.agent.actor(graph.to(trainer.agent.device)).cpu().double().numpy()
         ends = np.cumsum([0] + graph.sizes.tolist())
         for (k, env), start, end in zip(list(active.items()), ends, ends[1:]):
             _, _, terminated, truncated, info = env.step(move[start:end])
-            if k == 0: frames.append(env.atoms.copy())
+            if k == 0:
+                frames[-1].info |= {name: info[name] for name in MOVE}
+                frames.append(env.frame())
             if terminated or truncated:
                 results[k] |= dict(steps=env.steps, fmax=info["fmax"], terminated=int(terminated))
                 del active[k]
@@ -439,12 +462,23 @@ def _offer(trainer, run):
     with disk_errors(run/"policy.safetensors"): save_policy(run/"policy.safetensors", trainer.agent.actor, card_of(trainer))
 
 # %% ../nbs/09_training.ipynb #d0b20013
+def surroundings(
+    trainer: Trainer,
+) -> dict:  # symbol -> smallest and largest coordination
+    "Look at the surroundings of each element, in the structures displaced as starts are."
+    s, seen = trainer.settings.environment, {}
+    for k, atoms in enumerate(trainer.structures):
+        for symbol, n in zip(atoms.get_chemical_symbols(), coordination(perturb(atoms, s.perturb, [trainer.settings.seed, 4, k], s.perturb_kind))):
+            low, high = seen.get(symbol, (n, n))
+            seen[symbol] = min(low, n), max(high, n)
+    return {symbol: [round(float(n), 2) for n in ends] for symbol, ends in sorted(seen.items())}
+
 def card_of(
     trainer: Trainer,
 ) -> dict:  # plain JSON values
     "Say where a policy comes from."
     s = trainer.settings
-    return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), calculator=s.calculator,
+    return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), coordination=surroundings(trainer), calculator=s.calculator,
                 structures=list(map(str, s.structures)), n_structures=len(trainer.structures), largest_atoms=max(map(len, trainer.structures)),
                 perturb=s.environment.perturb, fmax=s.environment.fmax, r0=trainer.environments[0].settings.r0, r0_factor=s.environment.r0_factor,
                 correction_mode=s.environment.correction_mode, env_features=list(s.environment.env_features), max_steps=s.environment.max_steps, seed=s.seed, t_total=trainer.t_total,
@@ -461,7 +495,7 @@ def prepare(
     structures, known = load(*settings.structures), known_elements(settings.calculator)
     for atoms in structures: fixed_mask(check_structure(atoms, atoms.info["source"], known))
     calculator(settings.calculator)
-    settings = replace(settings, structures=tuple(map(str, settings.structures)), init_from=str(settings.init_from))
+    settings = replace(settings, structures=tuple(map(str, settings.structures)), validation=tuple(map(str, settings.validation)), init_from=str(settings.init_from))
     if not settings.init_from: return settings, structures, None
     parameters = read_parameters(settings.init_from)
     shape = parameters[0].settings
@@ -539,6 +573,7 @@ class Loop:
     rows: list = field(default_factory=list)  # of the last round, for `metrics.csv`
     began: float = 0.0  # when the run would have begun, had it run through [s]
     failed: bool = False  # whether an error ends the run
+    asked: list = field(default_factory=list)  # no longer empty once Ctrl-C was pressed
 
     def due(self, interval: int) -> bool:
         "Tell whether a multiple of `interval` environment steps was passed in the last round; 0: never."
@@ -587,6 +622,84 @@ class EvalCallback(BaseCallback):
             for frame in frames: file.write(frame)
         found = scores(loop.run)
         if found[loop.trainer.t_total] <= min(found.values()): _offer(loop.trainer, loop.run)
+
+# %% ../nbs/09_training.ipynb #c7a2e005
+def read_changes(
+    run: str | Path,  # run folder
+) -> dict:  # t_total -> numbers held by hand from then on, None where setting and schedule hold; the oldest first
+    "Read what was changed by hand in a run."
+    path = Path(run)/"changes.csv"
+    rows = Table.rows(path) if path.exists() else []
+    return {int(row["t_total"]): {name: float(row[name]) if row[name] else None for name in HELD} for row in rows}
+
+def held_at(
+    changes: dict,  # from `read_changes`
+    t_total: int,
+) -> dict:  # name in `HELD` -> number or None
+    "Tell which numbers are held by hand at some time."
+    return next((values for t, values in reversed(changes.items()) if t <= t_total), dict.fromkeys(HELD))
+
+# %% ../nbs/09_training.ipynb #c7a2e007
+class ControlCallback(BaseCallback):
+    "Do what `control.json` asks for, and log each change with its `t_total`."
+
+    def on_training_start(self, loop: Loop):
+        self.path, self.stamp, self.wishes = loop.run/"control.json", None, {}
+        self.changes, self.table = read_changes(loop.run), Table(loop.run/"changes.csv", ["t_total", *HELD], math.inf)
+        if self.look(loop).keys() & {"paused", "stop"}: wish(loop.run, paused=False, stop=False)  # who starts a run wants it to go
+        self.on_step(loop)
+
+    def look(self, loop: Loop) -> dict:
+        "Read the file again where it has changed; one that is not followed is named once."
+        try: stamp = (found := os.stat(self.path)).st_mtime_ns, found.st_size, found.st_ino
+        except OSError: stamp = None
+        if stamp == self.stamp: return self.wishes
+        self.stamp = stamp
+        try: self.wishes = read_wishes(loop.run)
+        except InputError as error: print(error, file=sys.stderr)
+        return self.wishes
+
+    def on_step(self, loop: Loop) -> bool:
+        if self.look(loop).get("paused"): self.wait(loop)
+        self.follow(loop)
+        return not self.wishes.get("stop")
+
+    def wait(self, loop: Loop):
+        "Stand still while `paused` is wished, with the tables on the disk; the clock of the run stands still, too."
+        began = time.perf_counter()
+        for table in loop.tables.values(): table.flush()
+        print(f"Paused at t_total {loop.trainer.t_total}, as control.json asks.", file=sys.stderr)
+        while (wishes := self.look(loop)).get("paused") and not wishes.get("stop") and not loop.asked: time.sleep(0.1)
+        loop.began += time.perf_counter() - began
+
+    def follow(self, loop: Loop):
+        "Replay what is logged; what is wished comes after it."
+        trainer, t = loop.trainer, loop.trainer.t_total
+        held = held_at(self.changes, t)
+        wished = held | {name: self.wishes[name] for name in HELD if name in self.wishes}
+        if wished != held and t >= max(self.changes, default=0):
+            self.table.write(t_total=t, **wished)
+            self.table.flush()
+            held = self.changes[t] = wished
+        if held != trainer.held: trainer.hold(held)
+
+    def on_training_end(self, loop: Loop): self.table.close()
+
+# %% ../nbs/09_training.ipynb #c7a2e009
+class NewestCallback(BaseCallback):
+    "Keep the atoms of the newest episode."
+
+    def __init__(self, seconds: float = 5.0): self.seconds, self.last, self.saved = seconds, -math.inf, []  # at most one in this time
+
+    def on_step(self, loop: Loop):
+        newest, now = loop.trainer.newest, time.monotonic()
+        if newest is self.saved or now < self.last + self.seconds: return
+        self.saved, self.last, path = newest, now, loop.run/"trajectories"/"newest.traj"
+        beside = path.with_suffix(".part")
+        with disk_errors(path):
+            with Trajectory(beside, "w") as file:
+                for frame in newest: file.write(frame)
+            os.replace(beside, path)
 
 # %% ../nbs/09_training.ipynb #d0b20026
 class StopTrainingOnNoModelImprovement(BaseCallback):
@@ -664,18 +777,16 @@ def save_for_inspection(
     with disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         write_state(folder, trainer.agent, trainer.memory, tensors, state | dict(t_total=trainer.t_total, error=str(error), likely_cause=cause))
-        frames = [env.atoms.copy() for env in trainer.environments]
-        for frame, env in zip(frames, trainer.environments): frame.calc = SinglePointCalculator(frame, forces=env.forces, energy=env.energy)
-        write(folder/"structures.extxyz", frames)
+        write(folder/"structures.extxyz", [env.frame() for env in trainer.environments])
     return f"Stopped at t_total {trainer.t_total}: {error} Likely cause: {cause}. The state is kept in {folder}; the checkpoints before it are good."
 
 # %% ../nbs/09_training.ipynb #503bc1aa
 def _go_on(trainer, run, progress, callbacks):
     "Play rounds until the run's steps are reached, with the callbacks' turn after each."
-    callbacks = [EvalCallback(), *callbacks, CheckpointCallback(), *([ProgressBarCallback()] if progress else [])]
+    callbacks = [EvalCallback(), *callbacks, CheckpointCallback(), NewestCallback(), *([ProgressBarCallback()] if progress else []), ControlCallback()]
     with _tables(run, trainer.t_total) as tables, stop_on_request() as asked:
         before = tables["metrics"].kept[-1:]  # `seconds` counts on from the run's last part
-        loop, going = Loop(trainer, run, tables, began=time.perf_counter() - sum(float(row["seconds"]) for row in before)), True
+        loop, going = Loop(trainer, run, tables, began=time.perf_counter() - sum(float(row["seconds"]) for row in before), asked=asked), True
         try:
             for callback in callbacks: callback.on_training_start(loop)
             while going and not asked and trainer.t_total < trainer.settings.steps:

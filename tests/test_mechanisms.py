@@ -12,7 +12,7 @@ from atomrl_nb.environment import Environment, EnvironmentSettings, force_norm, 
 from atomrl_nb.expert import fake_step
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.networks import Actor, NetworkSettings, rms_force
-from atomrl_nb.optimizer import RLOptimizer, learnt_hessian
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer, learnt_hessian
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
 from atomrl_nb.training import Trainer, card_of, resume, train
 
@@ -163,9 +163,9 @@ def test_the_hand_over_goes_on_from_the_best_positions_and_evaluates_none_twice(
     opt.attach(lambda: visited.append(atoms.positions.copy()))
     assert opt.run(fmax=0.01, steps=100)
     assert counted.evaluations == len(visited) == opt.get_number_of_steps() + 1
-    positions, forces = opt.history[opt.progress.best]
-    first = positions + fake_step(learnt_hessian(opt.history), forces, 0.2)
-    np.testing.assert_allclose(visited[len(opt.history)], first, atol=1e-12)
+    known, best = [(e.positions, e.forces) for e in opt.way.history], opt.way.history[opt.way.progress.best]
+    first = best.positions + fake_step(learnt_hessian(known), best.forces, 0.2)
+    np.testing.assert_allclose(visited[len(known)], first, atol=1e-12)
 
 
 def test_maxstep_holds_before_and_after_the_hand_over():
@@ -177,7 +177,7 @@ def test_maxstep_holds_before_and_after_the_hand_over():
     opt.run(fmax=0.01, steps=30)
     assert opt.handed_over
     steps = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(visited, visited[1:])]
-    back = len(opt.history) - 1  # this step also goes back to the best positions
+    back = len(opt.way.history) - 1  # this step also goes back to the best positions
     assert max(steps[:back] + steps[back + 1:]) <= 0.02 + 1e-9
 
 
@@ -207,3 +207,79 @@ def test_a_policy_gets_the_environment_information_and_history_it_was_trained_wi
     assert len(seen["relaxer"]) == 3 and seen["relaxer"][2]["env"][0, 0] > 0
     for a, b in zip(*seen.values()):
         for name in a: torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+def planner(seed=0):
+    torch.manual_seed(seed)
+    return Actor(NetworkSettings(channels=4, head="potential")).eval()
+
+
+def start_of(name="cuau4", amplitude=0.2, seed=0, spec="emt"):
+    atoms = perturb(load(name)[0], amplitude, seed=seed)
+    atoms.calc = CountedCalculator(calculator(spec))
+    return atoms
+
+
+@pytest.mark.parametrize("name", ["cuau4", "cu-slab", "cu-vacancy"])
+def test_an_untrained_model_loses_nothing(name):
+    """What the policy cannot do, the guard and BFGS do; each step is one evaluation."""
+    atoms = start_of(name)
+    opt = RLOptimizer(atoms, (planner(), {}), logfile=None)
+    assert opt.run(fmax=0.01, steps=200)
+    assert atoms.calc.evaluations == opt.get_number_of_steps() + 1
+    held = fixed_mask(atoms)
+    np.testing.assert_array_equal(atoms.positions[held], load(name)[0].positions[held])
+
+
+def test_rotated_structures_take_the_same_way():
+    """Planning, correction and step together are equivariant: the energies along the way agree."""
+    ways, turn = [], np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    for matrix in (np.eye(3), turn):
+        atoms = start_of(amplitude=0.3, seed=3)
+        atoms.set_cell(np.asarray(atoms.cell) @ matrix.T)
+        atoms.positions = atoms.positions @ matrix.T
+        energies = []
+        opt = RLOptimizer(atoms, (planner(), {}), logfile=None)
+        opt.attach(lambda: energies.append(atoms.get_potential_energy()))
+        opt.run(fmax=0.01, steps=4)
+        ways.append(energies)
+    np.testing.assert_allclose(*ways, atol=2e-4)
+
+
+def test_a_relaxation_goes_on_from_its_restart_file(tmp_path):
+    atoms, whole = start_of(seed=5), []
+    RLOptimizer(atoms, (planner(), {}), logfile=None).run(fmax=0.01, steps=6)
+    whole, again = atoms.positions.copy(), start_of(seed=5)
+    RLOptimizer(again, (planner(), {}), logfile=None, restart=tmp_path / "way.json").run(fmax=0.01, steps=3)
+    opt = RLOptimizer(again, (planner(), {}), logfile=None, restart=tmp_path / "way.json")
+    assert len(opt.way.history) == 3
+    opt.run(fmax=0.01, steps=3)
+    np.testing.assert_allclose(again.positions, whole, atol=1e-5)
+
+
+def test_many_structures_take_the_ways_they_take_alone():
+    names = ("cuau4", "cu-slab", "cu-vacancy", "alloys8")
+    alone, together = ([start_of(name, 0.3, seed=k) for k, name in enumerate(names)] for _ in range(2))
+    flags = RelaxMany(together, (planner(), {})).run(fmax=0.02, steps=200)
+    assert flags == [RLOptimizer(atoms, (planner(), {}), logfile=None).run(fmax=0.02, steps=200) for atoms in alone] == [True] * 4
+    for a, b in zip(alone, together):
+        assert a.calc.evaluations == b.calc.evaluations
+        np.testing.assert_allclose(a.positions, b.positions, atol=1e-3)
+
+
+def test_a_rising_energy_is_taken_back():
+    """A model that promises too much is believed less: the next move starts from the better state and is shorter."""
+    class Liar(Actor):
+        def local_energy(self, graph):
+            local = super().local_energy(graph)
+            return replace(local, pair=0.05 * local.pair)  # twenty times too soft
+
+    torch.manual_seed(0)
+    atoms = start_of("alloys8", 0.1, seed=1)
+    opt = RLOptimizer(atoms, (Liar(NetworkSettings(channels=4, head="potential")), {}), logfile=None)
+    reaches, anchors = [], []
+    opt.attach(lambda: (reaches.append(opt.way.reach), anchors.append(opt.way.anchor)))
+    assert opt.run(fmax=0.01, steps=200)
+    assert min(reaches) < 0.5 * opt.way.widest
+    energies = [e.energy for e in opt.way.history]
+    assert all(energies[a] <= energies[0] + 1e-3 for a in anchors)

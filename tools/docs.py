@@ -20,9 +20,16 @@ from readme import link_own_names
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, PAGES = ROOT / "_docs", ROOT / "_proc"
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
+VIEW = '<div class="atomrl-view">'
 HANDLED = ("output-file", "html-math-method", "broken link")  # what smalldocs leaves out and this script does
 REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
                         r'[^">]*"[^>]*>(?:</script>)?', re.IGNORECASE)
+SEARCH_FETCH = ("""      const r = await fetch(offset + "search.json");
+      index = await r.json();
+""", """      await new Promise((loaded, failed) => document.head.append(
+        Object.assign(document.createElement("script"), { src: offset + "search.js", onload: loaded, onerror: failed })));
+      index = window.searchIndex;
+""")
 REMOTE_FONT = re.compile(r'@import\s+(?:url\(["\']?https?:[^)]*\)|"https?:[^"]*"|\'https?:[^\']*\')[^;]*;')
 
 
@@ -82,6 +89,16 @@ def mathml(match):
     return math.replace('<mo accent="true">&#x02015;</mo>', '<mo class="overline"></mo>')  # styles.css draws it
 
 
+def searchable():
+    """Let smalldocs' search work on pages that are opened as files, where a browser fetches no JSON but loads scripts."""
+    script, index = DOCS / "site_libs" / "smalldocs.js", DOCS / "search.json"
+    text, parts = script.read_text(encoding="utf-8"), SEARCH_FETCH
+    if text.count(parts[0]) != 1:
+        raise SystemExit("smalldocs loads its search index in another way than this script knows: look at searchable() in tools/docs.py.")
+    script.write_text(text.replace(*parts), encoding="utf-8")
+    index.with_suffix(".js").write_text(f"window.searchIndex = {index.read_text(encoding='utf-8')};\n", encoding="utf-8")
+
+
 def finish():
     """Make the pages independent of the network: formulas, fonts and scripts, links to the published site."""
     from nbdev.config import get_config
@@ -99,9 +116,20 @@ def finish():
 
         text = published.sub(relative, REMOTE_TAG.sub("", path.read_text(encoding="utf-8")))
         text = MATH.sub(mathml, text).replace('<code class="sourceCode python">\n', '<code class="sourceCode python">')
+        if VIEW in text:
+            scripts = [os.path.relpath(DOCS / "ngl" / name, path.parent) for name in ("ngl.js", "view.js")]
+            text = text.replace("</body>", "".join(f'<script src="{src}"></script>\n' for src in scripts) + "</body>")
         path.write_text(text, encoding="utf-8")
     for path in DOCS.rglob("*.css"):
         path.write_text(REMOTE_FONT.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def add_player():
+    """Put NGL and the script that draws 3-D views into the site, once for all pages."""
+    from atomrl_nb.view import page_script
+
+    shutil.copytree(ROOT / "nbs" / "ngl", DOCS / "ngl", dirs_exist_ok=True)
+    (DOCS / "ngl" / "view.js").write_text(page_script(), encoding="utf-8")
 
 
 def lost_text():
@@ -125,7 +153,10 @@ def main():
     built = render_with_quarto() if with_quarto else render_with_smalldocs()
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(built, DOCS)
+    add_player()
     finish()
+    if not with_quarto:
+        searchable()
     problems = [*lost_text(), *dead_links(DOCS)]
     print("\n".join(problems), end="\n" if problems else "")
     print(f"{len(list(DOCS.rglob('*.html')))} pages in {DOCS.name}/, {len(problems)} problems, "

@@ -27,6 +27,7 @@ PRELOAD = ["nbdev.test", "matplotlib.pyplot", "torch", "e3nn.o3", "ase"]  # load
 WORKERS, TIMEOUT = 2, 1200  # notebooks at a time, seconds for one notebook
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 WIDGET = "application/vnd.jupyter.widget-view+json"
+VIEW = '<div class="atomrl-view">'  # a 3-D view, which is a picture though it is written as HTML
 
 
 def execute(path, answer):
@@ -101,7 +102,7 @@ def texts(outputs):
     lines = []
     for out in outputs:
         for kind, value in sorted(out.get("data", {"text/plain": out.get("text", "")}).items()):
-            lines += ["".join(value)] if kind.startswith("text/") else [f"[{kind}]"]
+            lines += ["".join(value)] if kind.startswith("text/") and not "".join(value).startswith(VIEW) else [f"[{kind}]"]
     return "\n".join(lines)
 
 
@@ -130,7 +131,7 @@ def differences(saved, fresh):
 def pictures(nb):
     """Return every picture of a notebook, to see whether one has changed."""
     return [value for cell in nb["cells"] for out in cell.get("outputs", [])
-            for kind, value in out.get("data", {}).items() if kind.startswith("image/")]
+            for kind, value in out.get("data", {}).items() if kind.startswith("image/") or "".join(value).startswith(VIEW)]
 
 
 def handle(path, check, save):

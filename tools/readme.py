@@ -37,7 +37,11 @@ def readme():
     head = nb.frontmatter_
     nb.metadata["language_info"] = {"name": "python"}  # for the colours of code blocks
     nb.cells = [cell for cell in nb.cells if cell.cell_type != "raw"]
-    body, resources = MarkdownExporter().from_notebook_node(nbformat.reads(nb2str(nb), as_version=4))
+    for cell in nb.cells:
+        if re.match(r"#\| echo: false\n", cell.source):
+            cell.metadata["tags"] = ["no-code"]
+    exporter = MarkdownExporter(config={"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"no-code"}}})
+    body, resources = exporter.from_notebook_node(nbformat.reads(nb2str(nb), as_version=4))
     if resources["outputs"]:
         sys.exit("README.md: a cell of nbs/index.ipynb shows a picture. "
                  "Save it in nbs/images/ and show it with ![...](images/...), so that GitHub finds it.")

@@ -401,7 +401,7 @@ def measure(
         save()
 
 # %% ../nbs/13_benchmark.ipynb #13c00026
-QUICK = {"alloys4": 3, "clash": 2, "lj": 2}  # test set -> starts
+QUICK = {"alloys4": 2, "clash": 1, "lj": 1}  # test set -> starts
 
 def bench_relax(
     file: str | None = None,  # result file to go on with; None: nothing is kept

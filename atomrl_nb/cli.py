@@ -16,9 +16,10 @@ import torch
 from ase.io import Trajectory, write
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
-from .benchmark import bench_networks
+from .benchmark import FAMILIES, OPTIMIZERS, bench_relax
 from .checkpoints import DiskError, latest_t_total, read_run, write_text
 from .diagnostics import diagnose, plot_metrics, read_table, save_results
+from .network_speed import bench_networks
 from .optimizer import CLASSICAL, find_policy, relax, shipped_policies, summary
 from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, known_elements,
                                   load, perturb)
@@ -249,17 +250,34 @@ def relax_main(
 # %% ../nbs/14_cli.ipynb #14bec002
 def bench_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-bench`."
-    parser = argparse.ArgumentParser("atomrl-bench", description="Measure a part of the package, print the ratios, and save them where asked.")
-    parser.add_argument("part", choices=("networks",), help="networks: against e3nn's plain composition, with the same weights and batch")
+    parser = argparse.ArgumentParser("atomrl-bench", description="Measure a part of the package, print what comes out, and save it where asked.")
+    parser.add_argument("part", choices=("networks", "relax"), help="networks: speed against e3nn's plain composition, with the same weights and batch; "
+                        "relax: force evaluations against ASE's optimizers, at their defaults and tuned")
     parser.add_argument("--quick", action="store_true", help="a small form that only shows that it works")
-    parser.add_argument("--json", metavar="FILE", help="file for the results")
+    parser.add_argument("--json", metavar="FILE", help="file for the results; relax goes on with a file that is there, and writes it after every column")
+    parser.add_argument("--only", metavar="A,B", type=_names, default=(), help=f"relax: only these of {', '.join(OPTIMIZERS)}, RLOptimizer")
+    parser.add_argument("--data", metavar="DIR", help="relax: folder with the Al–Fe files, which are left out without it")
+    parser.add_argument("--policy", metavar="FAMILY=POLICY", action="append", default=[], help=f"relax: take this policy for a family ({', '.join(FAMILIES)}); may be repeated")
     return parser
+
+def _names(text): return tuple(text.split(","))
+
+def _check_bench(args):
+    "Hold the options of `atomrl-bench` against what makes sense."
+    _check_output(args.json)
+    if args.part == "networks" and (args.only or args.data or args.policy): raise InputError("--only, --data and --policy belong to `atomrl-bench relax`.")
+    if args.quick and args.part == "relax" and args.json: raise InputError("The quick form of relax is kept in no file: leave out --json.")
+    wrong = [text for text in args.policy if "=" not in text]
+    if wrong: raise InputError(f"--policy is FAMILY=POLICY, such as alloys=runs/mine, not {wrong[0]!r}.")
 
 def _bench(argv):
     args = bench_parser().parse_args(argv)
-    _check_output(args.json)
-    result = bench_networks(args.quick)
-    if args.json: write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
+    _check_bench(args)
+    policies = dict(text.split("=", 1) for text in args.policy)
+    if args.part == "relax": bench_relax(args.json, args.quick, args.data, args.only, policies)
+    else:
+        result = bench_networks(args.quick)
+        if args.json: write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
     return 0
 
 def bench_main(

@@ -199,6 +199,7 @@ atomrl.curves = (scene, length) => {
 MOUNT = r"""
 atomrl.style = `.atomrl-view { max-width: 900px; font: 13px sans-serif; } .atomrl-panels { display: flex; gap: 8px; }
 .atomrl-panels > div { flex: 1; min-width: 0; } .atomrl-stage { position: relative; border: 1px solid #ddd; overflow: hidden; }
+.atomrl-stage > div { width: 100% !important; height: 100% !important; }
 .atomrl-controls { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; padding: 4px 0; } .atomrl-slider { flex: 1; min-width: 140px; }
 .atomrl-curves { width: 100%; max-width: 640px; } .atomrl-frame { font-variant-numeric: tabular-nums; min-width: 15em; }`;
 

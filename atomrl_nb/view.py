@@ -136,7 +136,7 @@ def atoms_data(
     atoms: Atoms,
 ) -> dict:  # what is the same in all frames
     "Write names, radii and colours of the atoms for the browser."
-    return dict(names=[f"{s} {i}" for i, s in enumerate(atoms.symbols)], radii=_numbers(0.4 * covalent_radii[atoms.numbers]),
+    return dict(names=[f"{s} {i}" for i, s in enumerate(atoms.symbols)], radii=_numbers(0.5 * covalent_radii[atoms.numbers]),
                 colors=[_numbers(c) for c in jmol_colors[atoms.numbers]])
 
 # %% ../nbs/11_view.ipynb #b1000023
@@ -161,10 +161,9 @@ atomrl.shape = (NGL, scene, atoms, frame, look, kinds) => {
     const from = at(frame.positions, i), vector = at(frame.arrows[kind], i), length = Math.hypot(...vector);
     if (length > 0.005) shape.addArrow(from, plus(from, vector), atomrl.arrowColors[kind], Math.min(0.09, length / 5), `${kind} of ${atoms.names[i]}`);
   }
-  if (look.cell && frame.cell) for (let axis = 0; axis < 3; axis++) for (const corner of [0, 1, 2, 3]) {
-    const others = [0, 1, 2].filter(other => other !== axis && corner >> (other > axis || axis === 2 && other === 1 ? 1 : 0) & 1);
-    const from = plus(...others.map(other => at(frame.cell, other)), [0, 0, 0]);
-    line(from, plus(from, at(frame.cell, axis)), [0.5, 0.5, 0.5], 0.03, "cell");
+  if (look.cell && frame.cell) for (const axis of [0, 1, 2]) for (const corner of [0, 1, 2, 3]) {
+    const from = [0, 1, 2].filter(other => other !== axis).map((other, k) => corner >> k & 1 ? at(frame.cell, other) : [0, 0, 0]);
+    line(plus(...from), plus(...from, at(frame.cell, axis)), [0.5, 0.5, 0.5], 0.03, "cell");
   }
   for (const ends of frame.pairs || []) line(at(ends, 0), at(ends, 1), [1, 0, 0.6], 0.12, "closer than r0");
   return shape;
@@ -200,14 +199,17 @@ atomrl.curves = (scene, length) => {
 MOUNT = r"""
 atomrl.style = `.atomrl-view { max-width: 900px; font: 13px sans-serif; } .atomrl-panels { display: flex; gap: 8px; }
 .atomrl-panels > div { flex: 1; min-width: 0; } .atomrl-stage { position: relative; border: 1px solid #ddd; overflow: hidden; }
+.atomrl-stage > div { width: 100% !important; height: 100% !important; }
 .atomrl-controls { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; padding: 4px 0; } .atomrl-slider { flex: 1; min-width: 140px; }
 .atomrl-curves { width: 100%; max-width: 640px; } .atomrl-frame { font-variant-numeric: tabular-nums; min-width: 15em; }`;
 
 atomrl.stage = (NGL, element, host) => {
-  if (!host) return new NGL.Stage(element, {backgroundColor: "white"});
+  const look = {backgroundColor: "white", cameraType: "orthographic", clipDist: 0, fogFar: 130};
+  if (!host) return new NGL.Stage(element, look);
   for (const name of ["componentAdded", "componentRemoved"]) host.stage.signals[name].removeAll();  // the kernel need not know
   const container = element.appendChild(host.stage.viewer.container);
   Object.assign(container.style, {width: "100%", height: "100%"});
+  host.stage.setParameters(look);
   return host.stage;
 };
 
@@ -272,6 +274,7 @@ atomrl.mount = (NGL, root, scene, host) => {
     stage.handleResize();
     stage.viewerControls.rotate([-0.612, 0.112, 0.079, 0.779]);
     stage.autoView();
+    stage.viewerControls.zoom(0.35);
     stage.viewerControls.signals.changed.add(() => {
       const orientation = stage.viewerControls.getOrientation();
       if (view.turning) return;

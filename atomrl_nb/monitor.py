@@ -301,7 +301,7 @@ class Number:
         self.free.disabled = wished is None and held is None
 
 # %% ../nbs/11a_monitor.ipynb #a11a0024
-SHARE = 0.02  # of one core, at most, that a dashboard takes
+SHARE = 0.01  # of one core that a dashboard takes, once it is there
 FILES = ("metrics.csv", "episodes.csv", "evaluations.csv", "changes.csv", "control.json", "trajectories/newest.traj")
 
 class Dashboard:
@@ -313,7 +313,7 @@ class Dashboard:
         interval: float = 2.0,  # seconds between two looks
     ):
         read_run(run)  # says so where this is no run folder
-        w, self.run, self.interval, self.seen, self.drawn, self.view, self.rest_until = _widgets(), Path(run), interval, None, None, None, 0.0
+        w, self.run, self.interval, self.seen, self.drawn, self.rest_until = _widgets(), Path(run), interval, None, None, 0.0
         self.head, self.body, self.message, self.closed, self.lock = w.HTML(), w.HTML(), w.HTML(), threading.Event(), threading.RLock()
         self.numbers = {name: Number(name, value, lambda name, value: self.wish(**{name: value})) for name, value in progress(run).numbers.items()}
         button = lambda text, icon, **wishes: self._button(w.Button(description=text, icon=icon, layout=dict(width="7em")), wishes)
@@ -322,6 +322,7 @@ class Dashboard:
         self.atoms, self.follow = w.VBox(), w.ToggleButton(value=True, description="follow the newest episode", icon="refresh", layout=dict(width="16em"))
         self.box = w.VBox([self.head, w.HBox([self.pause, self.resume, self.stop]), *(n.box for n in self.numbers.values()), self.message, self.body, self.follow, self.atoms])
         self.look(everything=True)
+        self.rest_until = 0.0  # to begin costs imports, once
 
     def _button(self, button, wishes):
         button.on_click(lambda _: self.wish(**wishes))
@@ -379,10 +380,8 @@ def newest_episode(
 
 @patch
 def show_atoms(self: Dashboard):
-    "Show the newest episode."
-    path = newest_episode(self.run)
-    if path is None: return
-    self.view, former = show(path, height=280), self.atoms.children
+    "Show the newest episode, or a structure of the run where there is none yet."
+    self.view, former = show(newest_episode(self.run) or read_run(self.run)[1][0], height=280), self.atoms.children
     if live_kernel(): self.atoms.children = [self.view.widget()]
     for widget in former: widget.close()
 
@@ -393,7 +392,7 @@ def still(self: Dashboard) -> str:  # HTML
     rows = "".join(f'<div><span style="display: inline-block; width: 15em; text-align: right">{NAMES[n.name]}</span> <input type="range" disabled min="0" max="1" step="any" value="{n.place():.3f}" '
                    f'style="width: 14em; vertical-align: middle"> {n.slider.value:.3g} &nbsp; <i>{n.said.value}</i></div>' for n in self.numbers.values())
     buttons = " ".join(f'<button {"disabled" * b.disabled}>{b.description}</button>' for b in (self.pause, self.resume, self.stop))
-    atoms = self.view.html() if self.view is not None else ""
+    atoms = self.view.html()
     return f'<div class="atomrl-monitor">{self.head.value}<div>{buttons}</div>{rows}<div>{self.message.value}</div>{self.body.value}{atoms}</div>'
 
 @patch

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from ase.io import write
 
+from atomrl_nb.checkpoints import write_text
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.expert import ExpertSettings
 from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
@@ -88,12 +90,17 @@ def teach(name: str, run: Path, data: Path | None, quick: bool) -> Path:
 
 
 def ship(name: str, run: Path):
-    """Put the policy of a run into the package, with what its card adds about the training."""
+    """Put the policy of a run into the package, with what its card adds about the training, and the curves beside the results."""
     actor, card = load_policy(run / "policy.safetensors")
-    last = (run / "metrics.csv").read_text(encoding="utf-8").rstrip().rpartition("\n")[2].split(",")
-    card |= dict(command=f"python tools/train_shipped.py {name}", minutes=round(float(last[-1]) / 60, 1),
-                 machine=f"{platform.machine()}, one thread of {os.cpu_count()} shared cores", ingredients="imitation of hindsight and secant labels; no critic")
-    save_policy(ROOT / "atomrl_nb" / "policies" / f"{name}.safetensors", actor, json.loads(json.dumps(card)))
+    metrics, evaluations = pd.read_csv(run / "metrics.csv"), pd.read_csv(run / "evaluations.csv")
+    validation = evaluations.groupby("t_total")["steps"].mean()
+    card |= dict(command=f"python tools/train_shipped.py {name}", minutes=round(float(metrics["seconds"].iloc[-1]) / 60, 1),
+                 machine=f"{platform.machine()}, one thread of {os.cpu_count()} shared cores",
+                 ingredients="imitation of hindsight and secant labels; no critic", validation_steps=round(float(validation.min()), 3))
+    save_policy(ROOT / "atomrl_nb" / "policies" / f"{name}.safetensors", actor, card)
+    smooth = metrics[["t_total", "secant_error", "imitation_error"]].dropna().rolling(400).mean().dropna().iloc[::200].round(4)
+    curves = smooth.to_dict("list") | dict(validation={str(t): round(float(v), 3) for t, v in validation.items()})
+    write_text(ROOT / "nbs" / "benchmark" / f"policy_{name}.json", json.dumps(curves, indent=1) + "\n")
 
 
 def main():

@@ -463,12 +463,13 @@ def _offer(trainer, run):
 
 # %% ../nbs/09_training.ipynb #d0b20013
 def surroundings(
-    trainer: Trainer,
+    structures: list,  # `ase.Atoms` that are trained on
+    settings: Settings,
 ) -> dict:  # symbol -> smallest and largest coordination
     "Look at the surroundings of each element, in the structures displaced as starts are."
-    s, seen = trainer.settings.environment, {}
-    for k, atoms in enumerate(trainer.structures):
-        for symbol, n in zip(atoms.get_chemical_symbols(), coordination(perturb(atoms, s.perturb, [trainer.settings.seed, 4, k], s.perturb_kind))):
+    s, seen = settings.environment, {}
+    for k, atoms in enumerate(structures):
+        for symbol, n in zip(atoms.get_chemical_symbols(), coordination(perturb(atoms, s.perturb, [settings.seed, 4, k], s.perturb_kind))):
             low, high = seen.get(symbol, (n, n))
             seen[symbol] = min(low, n), max(high, n)
     return {symbol: [round(float(n), 2) for n in ends] for symbol, ends in sorted(seen.items())}
@@ -478,7 +479,7 @@ def card_of(
 ) -> dict:  # plain JSON values
     "Say where a policy comes from."
     s = trainer.settings
-    return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), coordination=surroundings(trainer), calculator=s.calculator,
+    return dict(elements=sorted({e for a in trainer.structures for e in a.get_chemical_symbols()}), coordination=surroundings(trainer.structures, s), calculator=s.calculator,
                 structures=list(map(str, s.structures)), n_structures=len(trainer.structures), largest_atoms=max(map(len, trainer.structures)),
                 perturb=s.environment.perturb, fmax=s.environment.fmax, r0=trainer.environments[0].settings.r0, r0_factor=s.environment.r0_factor,
                 correction_mode=s.environment.correction_mode, env_features=list(s.environment.env_features), max_steps=s.environment.max_steps, seed=s.seed, t_total=trainer.t_total,

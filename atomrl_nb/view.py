@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARROWS', 'COLORS', 'LONGEST', 'DRAW', 'CURVES', 'MOUNT', 'PAGE', 'read_frames', 'known_forces', 'moves', 'usual_r0',
-           'offending_pairs', 'Frame', 'draw_frame', 'frame_data', 'atoms_data', 'page_script', 'widget_script',
-           'frontend_version', 'live_kernel', 'View', 'make_scene', 'show', 'compare']
+           'offending_pairs', 'Frame', 'arrow_vectors', 'draw_frame', 'frame_data', 'atoms_data', 'page_script',
+           'widget_script', 'frontend_version', 'live_kernel', 'View', 'arrow_scales', 'make_scene', 'show', 'compare']
 
 # %% ../nbs/11_view.ipynb #b1000004
 import json, sys
@@ -90,7 +90,7 @@ def offending_pairs(
 # %% ../nbs/11_view.ipynb #b1000016
 ARROWS = ("force", "displacement", "displacement_pred")
 COLORS = ("species", "force", "corrected")
-LONGEST = 1.5  # Å: the longest force arrow, unless a scale is given
+LONGEST = 2.0  # Å: the longest arrow, unless a scale is given
 
 @dataclass(frozen=True)
 class Frame:
@@ -103,20 +103,28 @@ class Frame:
     pairs: np.ndarray  # (n_pairs, 2, 3) ends of the offending pairs [Å]
 
 # %% ../nbs/11_view.ipynb #b1000017
+def arrow_vectors(
+    frames: list,  # `ase.Atoms`
+    k: int,  # number of the frame
+) -> dict:  # kind -> (n_atoms, 3), of those that are known [eV/Å] or [Å]
+    "Gather the vectors of frame `k` that can be drawn as arrows."
+    forces = known_forces(frames[k])
+    return ({} if forces is None else {"force": forces}) | moves(frames, k)
+
 def draw_frame(
     frames: list,  # `ase.Atoms`
     k: int,  # number of the frame
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
-    force_scale: float,  # length of an arrow [Å] per force [eV/Å]
+    scales: dict,  # by what each kind of arrow is multiplied
 ) -> Frame:
     "Work out what is drawn of frame `k`."
-    atoms, arrows, forces = frames[k], moves(frames, k), known_forces(frames[k])
-    pairs = offending_pairs(atoms, arrows.get("displacement_pred"), r0)
+    atoms, vectors = frames[k], arrow_vectors(frames, k)
+    pairs = offending_pairs(atoms, vectors.get("displacement_pred"), r0)
     changed = np.zeros(len(atoms), bool)
-    if atoms.info.get("a_back", 0) > 0 and set(ARROWS[1:]) <= arrows.keys(): changed = np.abs(arrows["displacement"] - arrows["displacement_pred"]).max(axis=1) > 1e-6
-    if forces is not None: arrows["force"] = force_scale * forces
-    return Frame(atoms.positions.copy(), np.array(atoms.cell) if atoms.pbc.any() else None,
-                 None if forces is None else np.linalg.norm(forces, axis=1), arrows, np.flatnonzero(changed), pairs)
+    if atoms.info.get("a_back", 0) > 0 and set(ARROWS[1:]) <= vectors.keys(): changed = np.abs(vectors["displacement"] - vectors["displacement_pred"]).max(axis=1) > 1e-6
+    norms = np.linalg.norm(vectors["force"], axis=1) if "force" in vectors else None
+    arrows = {kind: scales[kind] * vector for kind, vector in vectors.items()}
+    return Frame(atoms.positions.copy(), np.array(atoms.cell) if atoms.pbc.any() else None, norms, arrows, np.flatnonzero(changed), pairs)
 
 # %% ../nbs/11_view.ipynb #b1000020
 def _numbers(array): return (np.round(array, 3) + 0.0).ravel().tolist()  # + 0.0: no -0.0
@@ -136,7 +144,7 @@ def atoms_data(
     atoms: Atoms,
 ) -> dict:  # what is the same in all frames
     "Write names, radii and colours of the atoms for the browser."
-    return dict(names=[f"{s} {i}" for i, s in enumerate(atoms.symbols)], radii=_numbers(0.5 * covalent_radii[atoms.numbers]),
+    return dict(names=[f"{s} {i}" for i, s in enumerate(atoms.symbols)], radii=_numbers(0.3 * covalent_radii[atoms.numbers]),
                 colors=[_numbers(c) for c in jmol_colors[atoms.numbers]])
 
 # %% ../nbs/11_view.ipynb #b1000023
@@ -165,7 +173,7 @@ atomrl.shape = (NGL, scene, atoms, frame, look, kinds) => {
     const from = [0, 1, 2].filter(other => other !== axis).map((other, k) => corner >> k & 1 ? at(frame.cell, other) : [0, 0, 0]);
     line(plus(...from), plus(...from, at(frame.cell, axis)), [0.5, 0.5, 0.5], 0.03, "cell");
   }
-  for (const ends of frame.pairs || []) line(at(ends, 0), at(ends, 1), [1, 0, 0.6], 0.12, "closer than r0");
+  for (const ends of frame.pairs || []) line(at(ends, 0), at(ends, 1), [1, 0, 0.6], 0.05, "closer than r0");
   return shape;
 };
 """
@@ -235,7 +243,7 @@ atomrl.mount = (NGL, root, scene, host) => {
   const box = (name, checked, change) => {
     const at = label();
     make("input", at, {type: "checkbox", checked, onchange: event => { change(event.target.checked); draw(); }});
-    make("span", at, {textContent: " " + name}).style.color = atomrl.arrowColors[name] ? `rgb(${atomrl.arrowColors[name].map(c => 255 * c)})` : "";
+    make("span", at, {textContent: ` ${name}${scene.scales[name] ? " × " + scene.scales[name] : ""}`}).style.color = atomrl.arrowColors[name] ? `rgb(${atomrl.arrowColors[name].map(c => 255 * c)})` : "";
   };
   for (const kind of scene.kinds) box(kind, look.arrows.has(kind), on => look.arrows[on ? "add" : "delete"](kind));
   box("cell", true, on => look.cell = on);
@@ -274,7 +282,6 @@ atomrl.mount = (NGL, root, scene, host) => {
     stage.handleResize();
     stage.viewerControls.rotate([-0.612, 0.112, 0.079, 0.779]);
     stage.autoView();
-    stage.viewerControls.zoom(0.35);
     stage.viewerControls.signals.changed.add(() => {
       const orientation = stage.viewerControls.getOrientation();
       if (view.turning) return;
@@ -351,15 +358,21 @@ class View:
         return {**self.widget()._repr_mimebundle_(), **bundle} if live_kernel() else bundle
 
 # %% ../nbs/11_view.ipynb #b1000033
-def _trajectory(frames, title, r0, force_scale):
+def _trajectory(frames, title, r0, scales):
     r0 = usual_r0(frames[-1]) if r0 is None else r0
-    return dict(title=title, **atoms_data(frames[0]), frames=[frame_data(draw_frame(frames, k, r0, force_scale)) for k in range(len(frames))])
+    return dict(title=title, **atoms_data(frames[0]), frames=[frame_data(draw_frame(frames, k, r0, scales)) for k in range(len(frames))])
 
-def _scale(trajectories):
-    "Length of a force arrow [Å] per force [eV/Å], so that the longest of all frames is `LONGEST`."
-    forces = [f for f in map(known_forces, sum(trajectories, [])) if f is not None]
-    largest = max((np.linalg.norm(f, axis=1).max() for f in forces), default=0.0)
-    return LONGEST / largest if largest > 0 else 1.0
+def arrow_scales(
+    trajectories: list,  # lists of `ase.Atoms`
+    force_scale: float | None = None,  # length of an arrow [Å] per force [eV/Å]; None: the longest is `LONGEST`
+    displacement_scale: float | None = None,  # by what displacements are multiplied; None: the longest is `LONGEST`
+) -> dict:  # factor of each of `ARROWS`
+    "Choose the factors of the arrows, the same for all frames."
+    vectors = [arrow_vectors(frames, k) for frames in trajectories for k in range(len(frames))]
+    def scale(kinds):
+        longest = max((np.linalg.norm(v[kind], axis=1).max() for v in vectors for kind in kinds if kind in v), default=0.0)
+        return LONGEST / longest if longest > 1e-9 else 1.0
+    return {"force": force_scale or scale(ARROWS[:1])} | dict.fromkeys(ARROWS[1:], displacement_scale or scale(ARROWS[1:]))
 
 def make_scene(
     trajectories: list,  # lists of `ase.Atoms`
@@ -368,12 +381,11 @@ def make_scene(
     arrows: tuple | None,  # kinds that are drawn at first; None: force and displacement where known
     color: str,  # one of `COLORS`
     r0: float | torch.Tensor | None,  # closer pairs are marked [Å]: a number, a table by atomic numbers, or `usual_r0`
-    force_scale: float | None,  # length of an arrow [Å] per force [eV/Å]
+    scales: dict,  # factor of each of `ARROWS`
     height: int,  # [pixels]
 ) -> dict:
     "Put together all that the browser draws."
-    scale = force_scale or _scale(trajectories)
-    drawn = [_trajectory(frames, title, r0, scale) for frames, title in zip(trajectories, titles)]
+    drawn = [_trajectory(frames, title, r0, scales) for frames, title in zip(trajectories, titles)]
     every = [frame for t in drawn for frame in t["frames"]]
     kinds = [kind for kind in ARROWS if any(kind in f["arrows"] for f in every) and any(kind in p["kinds"] for p in panels)]
     for kind in arrows or (): _check_arrow(kind, kinds)
@@ -381,7 +393,7 @@ def make_scene(
     colors = [c for c in COLORS if c == "species" or c == "force" and highest or c == "corrected" and any("displacement_pred" in f["arrows"] for f in every)]
     if check_name(color, COLORS, "colour") not in colors: raise InputError(f"The frames hold nothing to colour by {color!r}; there is: {', '.join(colors)}.")
     return dict(trajectories=drawn, panels=panels, kinds=kinds, arrows=[k for k in kinds if k in arrows] if arrows is not None else kinds[:2], colors=colors, color=color,
-                force_scale=scale, force_range=[0.01, max(highest, 0.1)] if highest else None, height=height)
+                scales={kind: float(f"{scales[kind]:.3g}") for kind in kinds}, force_range=[0.01, max(highest, 0.1)] if highest else None, height=height)
 
 def _check_arrow(kind, kinds):
     if check_name(kind, ARROWS, "kind of arrow") in kinds: return
@@ -396,6 +408,7 @@ def show(
     side_by_side: bool = False,  # the predicted displacement on the left, the executed one on the right
     r0: float | torch.Tensor | None = None,  # closer pairs are marked [Å]: a number, a table by atomic numbers, or `usual_r0`
     force_scale: float | None = None,  # length of an arrow [Å] per force [eV/Å]; None: the longest is `LONGEST`
+    displacement_scale: float | None = None,  # by what displacements are multiplied; None: the longest is `LONGEST`
     height: int = 360,  # of the picture [pixels]
 ) -> View:
     "Draw a structure or a trajectory: a widget in JupyterLab, a picture on a built page."
@@ -404,18 +417,19 @@ def show(
     if side_by_side:
         panels = [dict(title=title, trajectory=0, kinds=["force", kind]) for title, kind in [("predicted", together[1]), ("executed", together[0])]]
         for kind in together: _check_arrow(kind, moves(frames, 0))
-    return View(make_scene([frames], [""], panels, together if side_by_side and arrows is None else arrows, color, r0, force_scale, height))
+    return View(make_scene([frames], [""], panels, together if side_by_side and arrows is None else arrows, color, r0,
+                           arrow_scales([frames], force_scale, displacement_scale), height))
 
 # %% ../nbs/11_view.ipynb #b1000037
 def compare(
     traj_a: list | str | Path,  # frames, or a file that ASE reads: the agent's, say
     traj_b: list | str | Path,  # another relaxation of the same start
     names: tuple = ("agent", "BFGS"),  # of the two
-    **options,  # `arrows`, `color`, `r0`, `force_scale`, `height` as in `show`
+    **options,  # `arrows`, `color`, `r0`, `force_scale`, `displacement_scale`, `height` as in `show`
 ) -> View:
     "Draw two relaxations from one start side by side, in step, with both force curves under them."
     both = [read_frames(traj_a), read_frames(traj_b)]
     if not np.array_equal(both[0][0].numbers, both[1][0].numbers): raise InputError("The two trajectories hold different atoms.")
     panels = [dict(title=name, trajectory=k, kinds=list(ARROWS)) for k, name in enumerate(names)]
-    options = dict(arrows=None, color="species", r0=None, force_scale=None, height=320) | options
-    return View(make_scene(both, list(names), panels, **options))
+    scales = arrow_scales(both, options.pop("force_scale", None), options.pop("displacement_scale", None))
+    return View(make_scene(both, list(names), panels, **dict(arrows=None, color="species", r0=None, height=320) | options, scales=scales))

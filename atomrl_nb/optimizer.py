@@ -34,7 +34,7 @@ from .planning import AdaptSettings, PlanSettings, adapt, plan
 from .structures import CountedCalculator, InputError, check_name, check_structure, coordination
 
 # %% ../nbs/12_optimizer.ipynb #5edb118c
-DEFAULT_POLICY = "alloys4"
+DEFAULT_POLICY = "fcc-alloys"
 
 def shipped_policies() -> dict:  # name -> file
     "List the policies that come with the package."

@@ -42,7 +42,7 @@ BAD_STRUCTURES = {"missing.xyz": "no file", "empty.xyz": "no atoms", "garbage.xy
 def test_bad_structures_get_a_sentence_and_exit_code_2(files, capsys, name, command):
     out = files / "new"
     argv = [str(files / name), "--calculator", "emt"]
-    code = train_main([*argv, "--run", str(out)]) if command == "train" else relax_main([*argv, "--policy", "alloys4", "--out", str(out) + ".traj"])
+    code = train_main([*argv, "--run", str(out)]) if command == "train" else relax_main([*argv, "--policy", "fcc-alloys", "--out", str(out) + ".traj"])
     said = capsys.readouterr().err
     assert code == 2 and BAD_STRUCTURES[name] in said and said.count("\n") == 1
     assert not out.exists() and not list(files.glob("new*"))
@@ -61,17 +61,17 @@ def test_bad_training_options(files, capsys, monkeypatch, options, said):
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--policy", "gold"], "alloys4"), (["--fmax", "0"], "must be positive"), (["--fmax", "nan"], "must be positive"), (["--fmax", "inf"], "must be positive"), (["--perturb", "nan"], "length in Å"), (["--perturb", "0.1", "--seed", "-1"], "negative"),
+    (["--policy", "gold"], "fcc-alloys"), (["--fmax", "0"], "must be positive"), (["--fmax", "nan"], "must be positive"), (["--fmax", "inf"], "must be positive"), (["--perturb", "nan"], "length in Å"), (["--perturb", "0.1", "--seed", "-1"], "negative"),
     (["--out", "x"], "no format"), (["--trajectory", "x.xyz"], "ends in .traj"), (["--steps", "-1"], "negative"),
     (["--compare", "BFGS,Newton"], "known: BFGS"), (["--out", "no/where.xyz"], "does not exist"), (["--out", "x.nonsense"], "no format")])
 def test_bad_relaxing_options(files, capsys, monkeypatch, options, said):
     monkeypatch.chdir(files)
-    assert relax_main(["cuau4", "--policy", "alloys4", *options]) == 2
+    assert relax_main(["cuau4", "--policy", "fcc-alloys", *options]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_a_close_start_is_legal(files, capsys):
-    assert relax_main([str(files / "near.extxyz"), "--policy", "alloys4", "--calculator", "emt", "--json", str(files / "r.json")]) == 0
+    assert relax_main([str(files / "near.extxyz"), "--policy", "fcc-alloys", "--calculator", "emt", "--json", str(files / "r.json")]) == 0
     assert json.loads((files / "r.json").read_text())[0]["converged"]
 
 
@@ -97,7 +97,7 @@ def test_commands_start_as_programs(files):
     for main in ("train_main", "relax_main"):
         done = subprocess.run([sys.executable, "-c", f"import sys; from atomrl_nb.cli import {main}; sys.exit({main}())", "--help"],
                               capture_output=True, text=True, timeout=120, check=True)
-        assert "eV/Å" in done.stdout and "alloys4" in done.stdout
+        assert "eV/Å" in done.stdout and "fcc-alloys" in done.stdout
 
 
 def test_training_on_real_crystals(alfe, tmp_path, capsys):

@@ -106,9 +106,9 @@ def test_a_new_run_begins_with_the_policy_and_the_critics_of_another(whole, tmp_
 
 def test_a_policy_file_gives_its_actor_and_its_shape(tmp_path, capsys):
     (tmp_path / "settings.json").write_text(json.dumps(dict(n_envs=4, batch_size=8, evaluation_starts=2)))
-    argv = ["cuau4", "--init-from", "alloys4", "--steps", "4", "--settings", str(tmp_path / "settings.json")]
+    argv = ["cuau4", "--init-from", "fcc-alloys", "--steps", "4", "--settings", str(tmp_path / "settings.json")]
     assert train_main([*argv, "--run", str(tmp_path / "child")]) == 0
-    actor, critics = read_parameters(shipped_policies()["alloys4"])
+    actor, critics = read_parameters(shipped_policies()["fcc-alloys"])
     start = read_state(tmp_path / "child" / "checkpoints" / "step_00000000")[0]
     assert critics is None and all(torch.equal(start[f"actor.{k}"], v) for k, v in actor.state_dict().items())
     (tmp_path / "settings.json").write_text(json.dumps(dict(network=dict(channels=4))))

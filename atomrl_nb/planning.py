@@ -23,7 +23,7 @@ class PlanSettings:
     sub_step: float = 0.2  # nor in one of them, as a share of the reach
     refresh: int = 3  # sub-steps that share a Hessian
     eps: float = 0.3  # curvatures below this count as this [eV/Å²]
-    enough: float = 0.02  # planned forces of this share of the true ones are small enough
+    enough: float = 0.002  # planned forces of this share of the true ones are small enough
     iterations: int = 16  # of Lanczos in each sub-step, for structures too large for eigenvectors
 
 # %% ../nbs/01d_planning.ipynb #1dd00008

@@ -31,3 +31,11 @@ def test_the_experiment_on_networks_in_its_quick_form():
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.stdout.count("mean |Q|") == 3 and "0 features: Action Scale 1.0 at first, 1.0 at last" in done.stdout
     assert before == [file.read_bytes() for file in files]
+
+
+def test_the_experiment_on_planning_in_its_quick_form():
+    file = ROOT / "nbs" / "benchmark" / "planning.json"
+    before = file.read_bytes()
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_planning.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
+                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.stdout.count("converged 2/2") == 7 and before == file.read_bytes()

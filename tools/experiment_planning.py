@@ -1,0 +1,57 @@
+"""Leave out one piece of the relaxer at a time, and count force evaluations: planning, correction, trust region, hand-over."""
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from atomrl_nb.benchmark import FAMILIES, TEST_SETS, starts_of
+from atomrl_nb.checkpoints import write_text
+from atomrl_nb.optimizer import RelaxMany, find_policy
+from atomrl_nb.planning import AdaptSettings, PlanSettings
+from atomrl_nb.structures import CountedCalculator, calculator
+
+FILE, FMAX, CAP = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "planning.json", 0.01, 200
+SETS = {"alloys8": 40, "pairs8": 42, "cuau32": 10, "clash": 40, "lj": 39}
+ARMS = ("all of it", "one sub-step", "four sub-steps", "no correction", "correction from afar", "no trust region", "no hand-over")
+
+
+def counts_of(name: str, arm: str, count: int) -> dict:
+    """Relax the starts of a test set without one piece."""
+    family = TEST_SETS[name].family
+    actor, card = find_policy(FAMILIES[family].policies[0])
+    reach = actor.settings.max_displacement
+    how = {"one sub-step": dict(planning=PlanSettings(reach=reach, sub_steps=1, sub_step=1.0)), "four sub-steps": dict(planning=PlanSettings(reach=reach, sub_steps=4, sub_step=0.25, refresh=1)),
+           "no correction": dict(adapting=AdaptSettings(near=0.0)), "correction from afar": dict(adapting=AdaptSettings(near=1.5 * reach))}.get(arm, {})
+    starts = starts_of(name, count=count)
+    for atoms in starts:
+        atoms.calc = CountedCalculator(calculator(FAMILIES[family].calculator(None)))
+    many = RelaxMany(starts, (actor, card))
+    for optimizer in many.optimizers:
+        if arm == "no trust region":
+            optimizer.way.slack = math.inf
+        if arm == "no hand-over":
+            optimizer.way.progress.patience = CAP
+    converged = many.run(FMAX, CAP, **how)
+    return dict(set=name, arm=arm, evaluations=[a.calc.evaluations if ok else CAP for a, ok in zip(starts, converged)],
+                converged=sum(converged), handed_over=sum(map(bool, many.handed_over)))
+
+
+def main():
+    """Measure all arms on all sets, print, and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two starts of one set, nothing saved")
+    quick = parser.parse_args().quick
+    rows = []
+    for name, count in ({"alloys8": 2} if quick else SETS).items():
+        for arm in ARMS:
+            rows.append(row := counts_of(name, arm, count))
+            n = row["evaluations"]
+            print(f"{name:8} {arm:22} mean {np.mean(n):6.2f}  median {np.median(n):5.1f}  most {max(n):4}  converged {row['converged']}/{count}  handed over {row['handed_over']}", flush=True)
+    if not quick:
+        write_text(FILE, json.dumps(dict(fmax=FMAX, cap=CAP, rows=rows), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

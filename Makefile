@@ -11,10 +11,10 @@ READY := $(VENV)/installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs lab export outputs readme clean
+.PHONY: help demo test test-slow test-browser check docs lab export outputs readme clean
 
 help:  ## print this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 demo: $(READY)  ## train and relax on a small case, start to end
 	$(PYTHON) tools/demo.py
@@ -24,6 +24,9 @@ test: $(READY)  ## nbdev_test on every notebook, then pytest
 
 test-slow: $(READY)  ## the long tests
 	$(PYTHON) -m pytest -m slow
+
+test-browser: $(READY)  ## 3-D views in Chromium: on the built site without a network, and in JupyterLab
+	$(PYTHON) -m pytest -m browser -rs tests/browser
 
 check: $(READY)  ## everything that CI checks
 	@$(PYTHON) tools/check.py

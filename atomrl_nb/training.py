@@ -693,9 +693,15 @@ class NewestCallback(BaseCallback):
     def __init__(self, seconds: float = 5.0): self.seconds, self.last, self.saved = seconds, -math.inf, []  # at most one in this time
 
     def on_step(self, loop: Loop):
-        newest, now = loop.trainer.newest, time.monotonic()
-        if newest is self.saved or now < self.last + self.seconds: return
-        self.saved, self.last, path = newest, now, loop.run/"trajectories"/"newest.traj"
+        if time.monotonic() >= self.last + self.seconds: self.save(loop)
+
+    def on_training_end(self, loop: Loop): self.save(loop)
+
+    def save(self, loop: Loop):
+        "Write the newest whole episode, where there is a new one."
+        newest = loop.trainer.newest
+        if not newest or newest is self.saved: return
+        self.saved, self.last, path = newest, time.monotonic(), loop.run/"trajectories"/"newest.traj"
         beside = path.with_suffix(".part")
         with disk_errors(path):
             with Trajectory(beside, "w") as file:

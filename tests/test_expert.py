@@ -181,9 +181,9 @@ def test_the_q_filter_keeps_labels_that_the_critic_prefers(trainer):
     q = of_label.median().expand(32)  # half of the labels are better than that
     everything, _ = agent.imitation_error(batch, move, q)
     agent.settings = replace(agent.settings, q_filter=True)
-    error, share = agent.imitation_error(batch, move, q)
+    error, log = agent.imitation_error(batch, move, q)
     better = of_label > q
-    assert 0 < better.sum() < 32 and share == better.float().mean()
+    assert 0 < better.sum() < 32 and log["label_share"] == better.float().mean()
     from atomrl_nb.td3 import relative_error
     torch.testing.assert_close(error, relative_error(batch.graph, move, batch.target)[better].mean())
     assert not torch.isclose(error, everything)

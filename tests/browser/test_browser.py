@@ -100,7 +100,7 @@ def test_a_page_draws_offline_and_answers_its_sliders(chromium, site, page_name)
         assert drawn(first) > 0.01, f"{name} is blank"
         if view.locator(".atomrl-slider").is_visible():
             slide(view, 2)
-            assert "frame 2 of" in view.inner_text()
+            sync_api.expect(view).to_contain_text("frame 2 of", timeout=BOUNDED)
             assert moved(first, look(view, f"{name}_frame2")) > 0.002, f"{name} does not answer the slider"
     assert not troubles
     page.close()
@@ -206,7 +206,7 @@ def test_jupyterlab_runs_the_tutorial_and_its_widgets_draw(chromium, lab):
         assert drawn(first) > 0.01, f"{title} is blank"
         if k:
             slide(view, 2)
-            assert "frame 2 of" in view.inner_text()
+            sync_api.expect(view).to_contain_text("frame 2 of", timeout=BOUNDED)
             assert moved(first, look(view, f"lab_{title}_frame2")) > 0.002, f"{title} does not answer the slider"
     assert not [trouble for trouble in troubles if "asked for" in trouble or "nglview" in trouble.lower() or "atomrl" in trouble]
     page.close()

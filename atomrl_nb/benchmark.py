@@ -6,10 +6,10 @@
 __all__ = ['ALLOYS', 'ALFE_FILES', 'ALFE_VOLUME', 'FMAX', 'CAP', 'CUAU', 'TEST_SETS', 'FAMILIES', 'ALPHA', 'MAXSTEP',
            'OPTIMIZERS', 'GPMIN_ROWS', 'GPMIN_LEAST', 'TUNING_CAP', 'QUICK', 'decorated', 'crystal', 'draw_crystal',
            'draw_vacancy', 'draw_slab', 'thrown', 'alfe_table', 'alfe_cell', 'TestSet', 'starts_of', 'fingerprint',
-           'assert_disjoint', 'Family', 'policy_of', 'OutOfBudget', 'TimedCalculator', 'Run', 'relaxed', 'budget_of',
-           'column', 'policy_column', 'score', 'tune', 'tuning_starts', 'policy_id', 'starts_id', 'wanted_columns',
-           'measure', 'bench_relax', 'dumped', 'interval', 'ends', 'statistics', 'best_classical', 'goal_of', 'rows',
-           'table', 'winner', 'details', 'profile', 'plot_profile', 'plot_scaling', 'plot_goals']
+           'assert_disjoint', 'Family', 'policy_of', 'OutOfBudget', 'TimedCalculator', 'Run', 'fell_apart', 'relaxed',
+           'budget_of', 'column', 'policy_column', 'score', 'tune', 'tuning_starts', 'policy_id', 'starts_id',
+           'wanted_columns', 'measure', 'bench_relax', 'dumped', 'interval', 'ends', 'statistics', 'best_classical',
+           'goal_of', 'rows', 'table', 'winner', 'details', 'profile', 'plot_profile', 'plot_scaling', 'plot_goals']
 
 # %% ../nbs/13_benchmark.ipynb #13c00004
 import hashlib, itertools, json, time, warnings
@@ -27,11 +27,12 @@ from ase.data import reference_states
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch, GPMin
 from ase.optimize.precon import PreconLBFGS
 from ase.optimize.sciopt import OptimizerConvergenceError, SciPyFminCG
+from scipy.sparse.csgraph import connected_components
 
 from .checkpoints import write_text
 from .optimizer import RLOptimizer, find_policy, shipped_policies
 from .structures import (FCC_METALS, HELD_OUT_PAIRS, CountedCalculator, InputError, calculator, check_name,
-                                  load, perturb, random_cluster)
+                                  closest_pair, load, perturb, random_cluster)
 
 # %% ../nbs/13_benchmark.ipynb #13c00007
 def _harmless(elements): return not any(set(pair) <= set(elements) for pair in HELD_OUT_PAIRS)
@@ -262,6 +263,15 @@ class Run:
     error: str = ""  # what an optimizer said when it gave up
     spent: int = 0  # force evaluations in all
 
+def fell_apart(
+    start: Atoms,
+    end: Atoms,
+) -> bool:
+    "Tell whether a cluster is one no more: forces vanish for atoms that have flown away, too."
+    if start.pbc.any(): return False
+    near = end.get_all_distances() < 2.5 * closest_pair(start, 10.0)[0]
+    return connected_components(near)[0] > 1
+
 def relaxed(
     start: Atoms,  # stays as it is
     spec: str,  # calculator
@@ -281,6 +291,7 @@ def relaxed(
             optimizer.run(fmax=fmax[-1], steps=CAP)
     except (RuntimeError, FloatingPointError, ValueError, np.linalg.LinAlgError, CalculatorError, OptimizerConvergenceError) as problem: error = f"{type(problem).__name__}: {problem}"
     seconds = time.process_time() - began
+    if fell_apart(start, atoms): checks, error = [], "the cluster fell apart"
     at = [next(((n, e) for f, n, e in checks if f <= target), (CAP, None)) for target in fmax]
     return Run(tuple(n for n, _ in at), at[-1][1], (seconds - counted.seconds, counted.seconds), getattr(optimizer, "handed_over", ""), error, counted.evaluations)
 

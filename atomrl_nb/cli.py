@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.formula import Formula
 from ase.io import Trajectory, write
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
@@ -308,8 +309,9 @@ def _atoms_to_search(args):
     name = args.structures[0]
     if args.cell is not None and not 0 < args.cell < math.inf: raise InputError(f"--cell must be positive, not {args.cell}.")
     if name in NAMED_SYSTEMS or Path(name.rpartition("@")[0] or name).exists(): return load(name)[0]
-    try: symbols = Formula(name).count()
-    except ValueError: raise InputError(f"{name!r} is no chemical formula, no file and no built-in system; built-in: {', '.join(NAMED_SYSTEMS)}.") from None
+    try: symbols = Formula(name, strict=True).count()
+    except ValueError: symbols = {}
+    if not symbols or not set(symbols) <= set(atomic_numbers): raise InputError(f"{name!r} is no chemical formula, no file and no built-in system; built-in: {', '.join(NAMED_SYSTEMS)}.")
     n_atoms = sum(symbols.values())
     if n_atoms < 2: raise InputError("A search needs at least two atoms.")
     cell = dict(cell=[args.cell] * 3, pbc=True) if args.cell else {}

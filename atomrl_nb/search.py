@@ -74,9 +74,16 @@ def kicked(
     rng: np.random.Generator,
     width: float = 0.35,  # of the noise, as a share of the bond length
 ) -> Atoms:
-    "Leave a minimum."
-    new, bond = atoms.copy(), closest_pair(atoms, 10.0)[0]
-    if rng.random() < 0.3: new.positions += rng.normal(0, width * bond / 3**0.5, new.positions.shape)
+    "Leave a minimum; no two atoms end closer than 0.4 bond lengths."
+    bond = closest_pair(atoms, 10.0)[0]
+    for _ in range(50):
+        new = _kick(atoms.copy(), rng, width * bond, bond)
+        if closest_pair(new, bond)[0] > 0.4 * bond: return new
+    return random_start(atoms, rng)
+
+def _kick(new, rng, width, bond):
+    "Kick once, without looking."
+    if rng.random() < 0.3: new.positions += rng.normal(0, width / 3**0.5, new.positions.shape)
     elif new.pbc.all(): _elsewhere(new, rng, bond)
     else:
         loose = np.argsort(coordination(new) + rng.normal(0, 0.5, len(new)))[:1 + rng.integers(2)]

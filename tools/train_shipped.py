@@ -44,10 +44,9 @@ POLICIES = {
                            network=NetworkSettings(head="potential", powers=True, stiffness=60.0, max_displacement=0.35),
                            expert=ExpertSettings(mode="rollout", rollout_steps=60, nfake=0.8, schedule_steps=3000, alpha=100.0, maxstep=0.1),
                            environment=EnvironmentSettings(perturb=0.02, r0=0.5, max_steps=120)),
-    "al-fe": replace(COMMON, steps=20_000, td3=imitation(20_000, exploration_noise=0.15),
-                     network=NetworkSettings(head="potential", cutoff=6.0, max_displacement=0.8),
-                     expert=ExpertSettings(mode="rollout", rollout_steps=40, schedule_steps=10_000),
-                     environment=EnvironmentSettings(perturb=0.5, r0_factor=0.65, max_steps=80)),
+    "al-fe": replace(COMMON, steps=8000, td3=imitation(8000), network=NetworkSettings(head="potential", cutoff=5.5, max_displacement=0.8),
+                     expert=ExpertSettings(mode="rollout", rollout_steps=40, schedule_steps=3000),
+                     environment=EnvironmentSettings(perturb=0.5, r0_factor=0.5, max_steps=80)),
 }
 
 

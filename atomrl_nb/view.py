@@ -349,7 +349,8 @@ class View:
         sys.modules.setdefault("nglview._frontend", type(sys)("nglview._frontend")).__frontend_version__ = version
         from nglview import NGLWidget
         draw = dict(type="call_method", target="Widget", methodName="executeCode", args=[widget_script(self.scene)], kwargs={}, fire_embed=True)
-        made = NGLWidget(_view_module_version=version, _model_module_version=version, _ngl_msg_archive=[draw], n_components=1)
+        last = max(len(t["frames"]) for t in self.scene["trajectories"]) - 1  # nglview's hidden player would hold `frame` at 0 without it
+        made = NGLWidget(_view_module_version=version, _model_module_version=version, _ngl_msg_archive=[draw], n_components=1, max_frame=last)
         made.unobserve_all("frame")  # nglview would send coordinates of its own
         return made
 

@@ -331,7 +331,7 @@ def move(self: Actor, features: torch.Tensor, graph: AtomGraph) -> torch.Tensor:
     s = self.settings
     if s.head == "plain": return features
     if s.head == "direct": return to_displacement(features[:, :1], features[:, 1:], graph, s)
-    walk = plan(self.potential(features, graph), graph.forces, PlanSettings(sub_steps=s.sub_steps, reach=s.max_displacement, sub_step=0.25, refresh=1, enough=0.0))
+    walk = plan(self.potential(features, graph), graph.forces, PlanSettings(sub_steps=s.sub_steps, reach=s.max_displacement, sub_step=s.max_displacement / s.sub_steps, refresh=1, enough=0.0))
     return walk.displacement
 
 @patch

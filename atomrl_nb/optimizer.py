@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_POLICY', 'SHORT', 'REFUSALS', 'FALLBACKS', 'CLASSICAL', 'shipped_policies', 'find_policy', 'learnt_hessian',
-           'Progress', 'misfit', 'Evaluation', 'Way', 'observe', 'past_of', 'moves_of', 'propose', 'smallest_allowed',
-           'executed', 'RLOptimizer', 'new_way', 'evaluated', 'RelaxMany', 'Relaxation', 'relax', 'summary']
+           'Progress', 'misfit', 'Evaluation', 'Way', 'observe', 'past_of', 'loop_of', 'moves_of', 'propose',
+           'smallest_allowed', 'kept_apart', 'RLOptimizer', 'new_way', 'evaluated', 'RelaxMany', 'Relaxation', 'relax',
+           'summary']
 
 # %% ../nbs/12_optimizer.ipynb #a5b051e1
 import math, sys, time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -24,7 +25,7 @@ from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import Optimizer
 from fastcore.basics import patch
 
-from .constraints import correct_action, covalent_r0
+from .constraints import candidate_pairs, covalent_r0, pair_r0
 from .expert import fake_step, initial_hessian, update_hessian
 from .graphs import AtomGraph, environment_features
 from .hessian import capped
@@ -160,8 +161,8 @@ def observe(
     if actor.settings.history: more |= dict(prev_displacement=now.positions - before.positions, prev_forces=before.forces)
     used = min(1.0, (len(way.history) - 1) / card.get("max_steps", 40))
     if names: more["env"] = environment_features(names, there, used, fmax, way.a_back, r0)[None]
-    fields = {name: torch.as_tensor(np.array(value)) for name, value in more.items()}
-    return replace(AtomGraph.from_atoms(there, actor.settings.reach), **fields).to(dtype=next(actor.parameters()).dtype)
+    shown = {name: torch.as_tensor(np.array(value)) for name, value in more.items()}
+    return replace(AtomGraph.from_atoms(there, actor.settings.reach), **shown).to(dtype=next(actor.parameters()).dtype)
 
 # %% ../nbs/12_optimizer.ipynb #12c00010
 def past_of(
@@ -177,18 +178,25 @@ def past_of(
         past.append((tensor([e.positions - way.history[way.anchor].positions for e, way in zip(then, ways)]), tensor([e.forces for e in then])))
     return past
 
+def loop_of(
+    actor: Actor,
+    card: dict,
+) -> tuple:  # `PlanSettings`, `AdaptSettings`
+    "Read the numbers of the loop from a card, or scale them by the network's largest displacement."
+    longest = actor.settings.max_displacement
+    numbers = dict(reach=1.5 * longest, sub_step=0.2 * longest, near=0.4 * longest) | card.get("loop", {})
+    return tuple(kind(**{f.name: numbers[f.name] for f in fields(kind) if f.name in numbers}) for kind in (PlanSettings, AdaptSettings))
+
 @torch.no_grad()
 def moves_of(
     actor: Actor,
+    card: dict,
     graph: AtomGraph,  # of `observe`, collated
     ways: list,  # `Way`s of the same structures
-    planning: PlanSettings | None = None,  # None: as far as the network was trained to go
-    adapting: AdaptSettings | None = None,  # None: from evaluations within 0.4 of that
 ) -> tuple:  # moves (n_atoms, 3) [Å], expected changes of the energy (n_graphs,) [eV], NaN where nothing is expected
     "Ask a policy for moves."
     if actor.settings.head != "potential": return actor(graph), torch.full((graph.n_graphs,), torch.nan)
-    local, reach = actor.local_energy(graph), actor.settings.max_displacement
-    planning, adapting = planning or PlanSettings(reach=reach), adapting or AdaptSettings(near=0.4 * reach)
+    local, (planning, adapting) = actor.local_energy(graph), loop_of(actor, card)
     if any(len(way.history) > 1 for way in ways): local = adapt(local, graph.forces, past_of(ways, graph, adapting.keep), adapting)
     walk = plan(local, graph.forces, planning, reach=torch.tensor([way.reach for way in ways], dtype=graph.positions.dtype))
     return walk.displacement, walk.energy
@@ -200,15 +208,14 @@ def propose(
     structures: list,  # `ase.Atoms`
     ways: list,  # `Way`s, changed: they note what is expected
     fmax: float,  # target [eV/Å]
-    **how,  # `planning`, `adapting` of `moves_of`
 ) -> list:  # positions (n_atoms, 3) to evaluate next [Å], one for each structure
     "Move each structure from its anchor, as far as its reach and the smallest distance of the card allow."
     r0 = smallest_allowed(card)
     graph = AtomGraph.collate([observe(actor, card, atoms, way, fmax, r0) for atoms, way in zip(structures, ways)])
-    moves, expected = moves_of(actor, graph, ways, **how)
+    moves, expected = moves_of(actor, card, graph, ways)
     moves = capped(moves, graph, torch.tensor([way.reach for way in ways]))
-    moves, back = executed(graph, moves, r0, card.get("correction_mode", "structure"))
-    for way, promise, taken in zip(ways, expected.tolist(), back.tolist()): way.expected, way.a_back = promise, taken
+    moves, back = kept_apart(graph, moves, r0)
+    for way, promise, taken in zip(ways, expected.tolist(), back.tolist()): way.expected, way.a_back = promise * (1 - taken), taken
     ends = np.cumsum(graph.sizes.tolist())[:-1]
     return [way.history[way.anchor].positions + move for way, move in zip(ways, np.split(moves.double().numpy(), ends))]
 
@@ -216,24 +223,28 @@ def smallest_allowed(card: dict) -> float | torch.Tensor:  # [Å], or a table by
     "Read the smallest distance of two atoms that a policy was trained with."
     return covalent_r0(card["r0_factor"]) if card.get("r0_factor") else card.get("r0", 0.0)
 
-def executed(
+def kept_apart(
     graph: AtomGraph,  # with edges
     moves: torch.Tensor,  # (n_atoms, 3) [Å]
     r0: float | torch.Tensor,
-    mode: str,  # one of `constraints.CORRECTION_MODES`
+    halvings: int = 5,  # at most
 ) -> tuple:  # moves (n_atoms, 3) [Å], share of each structure's that was taken back
-    "Hold moves to the smallest distance; mostly no pair can meet."
-    meeting = float(torch.as_tensor(r0).max()) + 2 * float(moves.norm(dim=1).max())
-    if not (graph.edge_vec.norm(dim=1) < meeting).any(): return moves, torch.zeros(graph.n_graphs)
-    correction = correct_action(graph, moves, r0, mode)
-    return correction.displacement, graph.max(correction.a_back) if mode == "atom" else correction.a_back
+    "Halve moves that end with a pair closer than `r0`, or, where it is that close already, than 0.9 of now."
+    kept, meeting = moves.new_ones(graph.n_graphs), float(torch.as_tensor(r0).max()) + 2 * float(moves.norm(dim=1).max())
+    if not (graph.edge_vec.norm(dim=1) < meeting).any(): return moves, 1 - kept  # mostly no pair can meet
+    (i, j), apart = index, _ = candidate_pairs(graph, moves, r0)
+    least, owner = torch.minimum(pair_r0(graph, index, r0), 0.9 * apart.norm(dim=1)), graph.batch[i]
+    for _ in range(halvings):
+        close = (apart + kept[owner, None] * (moves[j] - moves[i])).norm(dim=1) < least
+        kept = torch.where(torch.bincount(owner[close], minlength=len(kept)) > 0, kept / 2, kept)
+    return moves * kept[graph.batch, None], 1 - kept
 
 # %% ../nbs/12_optimizer.ipynb #b48e8223
 FALLBACKS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
 
 class RLOptimizer(Optimizer):
     "Relax atoms with a trained policy; hand over to a classical optimizer where the policy does not get on."
-    defaults = {**Optimizer.defaults, "maxstep": 0.8}
+    defaults = {**Optimizer.defaults, "maxstep": 1.2}
 
     def __init__(
         self,
@@ -252,7 +263,7 @@ class RLOptimizer(Optimizer):
         self.actor, self.card = policy if isinstance(policy, tuple) else find_policy(policy)
         self.r0 = smallest_allowed(self.card)
         self.maxstep, self.fallback_name = maxstep or self.defaults["maxstep"], check_name(fallback, FALLBACKS, "fallback")
-        self.way, self.fallback, self.handed_over = new_way(self.actor, self.maxstep, patience), None, ""
+        self.way, self.fallback, self.handed_over = new_way(self.actor, self.card, self.maxstep, patience), None, ""
         super().__init__(atoms, restart, logfile, trajectory, **kwargs)
 
     def step(self, forces=None):
@@ -269,12 +280,13 @@ class RLOptimizer(Optimizer):
 # %% ../nbs/12_optimizer.ipynb #12c00011
 def new_way(
     actor: Actor,
+    card: dict,
     maxstep: float,  # [Å]
     patience: int | None = None,  # None: 8 with a learned energy, else 4
 ) -> Way:
     "Begin a relaxation."
     planner = actor.settings.head == "potential"
-    widest = min(maxstep, actor.settings.max_displacement)
+    widest = min(maxstep, loop_of(actor, card)[0].reach if planner else actor.settings.max_displacement)
     return Way(widest, widest, Progress(patience or (8 if planner else 4)))
 
 def evaluated(atoms: Atoms) -> Evaluation:
@@ -328,7 +340,6 @@ def run(
     self: RelaxMany,
     fmax: float = 0.05,  # largest force norm to reach [eV/Å]
     steps: int = 500,  # of each structure at most
-    **how,  # `planning`, `adapting` of `moves_of`
 ) -> list:  # whether each has converged
     "Relax all structures."
     converged = [False] * len(self.optimizers)
@@ -344,7 +355,7 @@ def run(
             else: asked.append(opt)
         if not going: break
         if not asked: continue
-        found = propose(asked[0].actor, asked[0].card, [opt.atoms for opt in asked], [opt.way for opt in asked], fmax, **how)
+        found = propose(asked[0].actor, asked[0].card, [opt.atoms for opt in asked], [opt.way for opt in asked], fmax)
         for opt, positions in zip(asked, found): opt.atoms.set_positions(positions)
     return converged
 

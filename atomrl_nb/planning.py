@@ -19,8 +19,8 @@ from .potential import LocalEnergy, Moved
 class PlanSettings:
     "How a plan is made."
     sub_steps: int = 12  # steps in the model for each force evaluation
-    reach: float = 0.8  # no atom moves farther in all of them [Å]
-    sub_step: float = 0.2  # nor in one of them, as a share of the reach
+    reach: float = 1.2  # no atom moves farther in all of them [Å]
+    sub_step: float = 0.16  # nor in one of them [Å]
     refresh: int = 3  # sub-steps that share a Hessian
     eps: float = 0.3  # curvatures below this count as this [eV/Å²]
     enough: float = 0.002  # planned forces of this share of the true ones are small enough
@@ -50,7 +50,7 @@ def plan(
         going = largest(expected) > enough
         if not torch.is_grad_enabled() and not bool(going.any()): break
         if k % s.refresh == 0: step = saddle_free_operator(moved.hessian(), s.eps, iterations=s.iterations)
-        move = capped(translation_free(step(expected), graph), graph, s.sub_step * s.reach) * going[graph.batch, None]
+        move = capped(translation_free(step(expected), graph), graph, s.sub_step) * going[graph.batch, None]
         shift = capped(shift + move, graph, reach)
         moved = Moved(local, shift)
         expected = translation_free(moved.forces() + offset, graph)

@@ -8,32 +8,33 @@ import numpy as np
 
 from atomrl_nb.benchmark import FAMILIES, TEST_SETS, starts_of
 from atomrl_nb.checkpoints import write_text
-from atomrl_nb.optimizer import RelaxMany, find_policy
-from atomrl_nb.planning import AdaptSettings, PlanSettings
+from atomrl_nb.optimizer import RelaxMany, find_policy, loop_of
 from atomrl_nb.structures import CountedCalculator, calculator
 
 FILE, FMAX, CAP = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "planning.json", 0.01, 200
 SETS = {"alloys8": 40, "pairs8": 42, "cuau32": 10, "clash": 40, "lj": 39}
-ARMS = ("all of it", "one sub-step", "four sub-steps", "no correction", "correction from afar", "no trust region", "no hand-over")
+ARMS = ("all of it", "loop set by hand", "one sub-step", "four sub-steps", "no correction", "correction from afar", "no trust region", "no hand-over")
 
 
 def counts_of(name: str, arm: str, count: int) -> dict:
     """Relax the starts of a test set without one piece."""
     family = TEST_SETS[name].family
     actor, card = find_policy(FAMILIES[family].policies[0])
-    reach = actor.settings.max_displacement
-    how = {"one sub-step": dict(planning=PlanSettings(reach=reach, sub_steps=1, sub_step=1.0)), "four sub-steps": dict(planning=PlanSettings(reach=reach, sub_steps=4, sub_step=0.25, refresh=1)),
-           "no correction": dict(adapting=AdaptSettings(near=0.0)), "correction from afar": dict(adapting=AdaptSettings(near=1.5 * reach))}.get(arm, {})
+    planning, _ = loop_of(actor, card)
+    change = {"one sub-step": dict(sub_steps=1, sub_step=planning.reach), "four sub-steps": dict(sub_steps=4, sub_step=planning.reach / 4, refresh=1),
+              "no correction": dict(near=0.0), "correction from afar": dict(near=1.5 * actor.settings.max_displacement)}.get(arm, {})
+    plain = {k: v for k, v in card.items() if k != "loop"}
+    policy = (actor, plain) if arm == "loop set by hand" else (actor, card | {"loop": card.get("loop", {}) | change})
     starts = starts_of(name, count=count)
     for atoms in starts:
         atoms.calc = CountedCalculator(calculator(FAMILIES[family].calculator(None)))
-    many = RelaxMany(starts, (actor, card))
+    many = RelaxMany(starts, policy)
     for optimizer in many.optimizers:
         if arm == "no trust region":
             optimizer.way.slack = math.inf
         if arm == "no hand-over":
             optimizer.way.progress.patience = CAP
-    converged = many.run(FMAX, CAP, **how)
+    converged = many.run(FMAX, CAP)
     return dict(set=name, arm=arm, evaluations=[a.calc.evaluations if ok else CAP for a, ok in zip(starts, converged)],
                 converged=sum(converged), handed_over=sum(map(bool, many.handed_over)))
 

@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 from ase.io import write
 
-from atomrl_nb.checkpoints import write_text
+from atomrl_nb.checkpoints import read_run, write_text
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.expert import ExpertSettings
+from atomrl_nb.loop import LoopSearch, search_loop
 from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
-from atomrl_nb.structures import load, scatter
+from atomrl_nb.structures import calculator, load, perturb, scatter
 from atomrl_nb.td3 import TD3Settings
-from atomrl_nb.training import Settings, resume, train
+from atomrl_nb.training import Settings, resume, settings_from, train
 
 ROOT = Path(__file__).resolve().parent.parent
 POTENTIALS = ("AlFe.fs", "Al.eam.alloy", "Fe.eam.fs")
@@ -44,7 +45,7 @@ POLICIES = {
                            network=NetworkSettings(head="potential", powers=True, stiffness=60.0, max_displacement=0.35),
                            expert=ExpertSettings(mode="rollout", rollout_steps=60, nfake=0.8, schedule_steps=3000, alpha=100.0, maxstep=0.1),
                            environment=EnvironmentSettings(perturb=0.02, r0=0.5, max_steps=120)),
-    "al-fe": replace(COMMON, steps=8000, td3=imitation(8000), network=NetworkSettings(head="potential", cutoff=5.5, max_displacement=0.8),
+    "al-fe": replace(COMMON, steps=24_000, td3=imitation(24_000), network=NetworkSettings(head="potential", cutoff=5.5, max_displacement=0.8),
                      expert=ExpertSettings(mode="rollout", rollout_steps=40, schedule_steps=3000),
                      environment=EnvironmentSettings(perturb=0.5, r0_factor=0.5, max_steps=80)),
 }
@@ -89,6 +90,17 @@ def teach(name: str, run: Path, data: Path | None, quick: bool) -> Path:
     return train(settings)
 
 
+def tune(run: Path, search: LoopSearch):
+    """Search for the numbers of the loop on structures of the training, and write them into the policy of the run."""
+    (config, structures), (actor, card) = read_run(run), load_policy(run / "policy.safetensors")
+    settings = settings_from(config)
+    env = settings.environment
+    found = search_loop((actor, card), lambda rng: perturb(structures[rng.integers(len(structures))], env.perturb, rng, env.perturb_kind),
+                        lambda: calculator(settings.calculator), search, settings.seed)
+    card |= dict(loop=found.numbers, loop_search=dict(evaluations=found.evaluations, before=round(float(np.mean(found.old)), 3), after=round(float(np.mean(found.new)), 3)))
+    save_policy(run / "policy.safetensors", actor, card)
+
+
 def ship(name: str, run: Path):
     """Put the policy of a run into the package, with what its card adds about the training, and the curves beside the results."""
     actor, card = load_policy(run / "policy.safetensors")
@@ -96,7 +108,7 @@ def ship(name: str, run: Path):
     validation = evaluations.groupby("t_total")["steps"].mean()
     card |= dict(command=f"python tools/train_shipped.py {name}", minutes=round(float(metrics["seconds"].iloc[-1]) / 60, 1),
                  machine=f"{platform.machine()}, one thread of {os.cpu_count()} shared cores",
-                 ingredients="imitation of hindsight and secant labels; no critic", validation_steps=round(float(validation.min()), 3))
+                 ingredients="imitation of hindsight and secant labels; no critic; the loop's numbers by cross-entropy search", validation_steps=round(float(validation.min()), 3))
     save_policy(ROOT / "atomrl_nb" / "policies" / f"{name}.safetensors", actor, card)
     smooth = metrics[["t_total", "secant_error", "imitation_error"]].dropna().rolling(400).mean().dropna().iloc[::200].round(4)
     curves = smooth.to_dict("list") | dict(validation={str(t): round(float(v), 3) for t, v in validation.items()})
@@ -114,6 +126,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         run = args.run or (Path(scratch) / args.name if args.quick else ROOT / "runs" / args.name)
         done = teach(args.name, run, args.data, args.quick)
+        tune(done, LoopSearch(budget=30, population=2, elites=1, n_starts=1) if args.quick else LoopSearch(budget=12_000))
         if not args.quick and args.name != "al-fe":
             ship(args.name, done)
         print(f"{args.name}: " + ("works" if args.quick else f"policy in {done}"))

@@ -22,7 +22,7 @@ from ase.calculators.calculator import Calculator, CalculatorError
 from ase.constraints import FixAtoms
 from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
-from ase.optimize.optimize import Optimizer
+from ase.optimize.optimize import OptimizableAtoms, Optimizer
 from fastcore.basics import patch
 
 from .constraints import candidate_pairs, covalent_r0, pair_r0
@@ -258,6 +258,7 @@ class RLOptimizer(Optimizer):
         patience: int | None = None,  # evaluations without progress before the hand-over; None: 8 with a learned energy, else 4
         **kwargs,
     ):
+        if isinstance(atoms, OptimizableAtoms): atoms = atoms.atoms  # what ASE's basin hopping gives
         if not isinstance(atoms, Atoms): raise InputError(f"RLOptimizer relaxes atoms in a fixed cell, not a {type(atoms).__name__}: take a classical optimizer for cells.")
         check_structure(atoms, atoms.info.get("source", str(atoms.symbols)))
         self.actor, self.card = policy if isinstance(policy, tuple) else find_policy(policy)

@@ -178,9 +178,9 @@ def basin_hopping(
     fmax: float = 0.05,
     temperature: float = 0.8,  # [eV], or epsilon: as Wales and Doye took it
     width: float = 0.36,  # of the displacements, their value too [Å]
-    optimizer: Callable = BFGS,
+    optimizer: Callable = BFGS,  # or `RLOptimizer`
     **options,  # of the optimizer
-) -> tuple:  # (lowest energy, force evaluations spent)
+) -> Search:  # with the lowest minimum alone
     "Run ASE's basin hopping."
     state, rng = np.random.get_state(), np.random.default_rng(seed)
     np.random.seed(seed)  # ASE's basin hopping draws from numpy's global generator
@@ -190,27 +190,40 @@ def basin_hopping(
     try: BasinHopping(atoms, temperature=temperature, dr=width, fmax=fmax, optimizer=make, logfile=None, optimizer_logfile=None, trajectory=None, local_minima_trajectory=None).run(10**6)
     except OutOfBudget: pass
     finally: np.random.set_state(state)
-    return atoms.calc.lowest, total.evaluations
+    return atoms.calc.outcome()
 
 class _Watched(Budgeted):
     "Remember the lowest energy, and stop where the target is reached."
 
     def __init__(self, total, budget, target):
         super().__init__(total, budget)
-        self.lowest, self.target = np.inf, -np.inf if target is None else target
+        self.lowest, self.best, self.target = None, [], -np.inf if target is None else target
 
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        self.lowest = min(self.lowest, float(self.results["energy"]))
-        if self.lowest <= self.target: raise OutOfBudget("the target is reached")
+    def calculate(self, atoms=None, *args, **kwargs):
+        super().calculate(atoms, *args, **kwargs)
+        energy = float(self.results["energy"])
+        if self.lowest is None or energy < self.lowest.energy: self.lowest = Minimum(atoms.copy(), energy, self.total.evaluations)
+        if not self.best or energy < self.best[-1][1] - 1e-3: self.best.append((self.total.evaluations, energy))
+        if energy <= self.target: raise OutOfBudget("the target is reached")
 
-def multistart(like, spec, budget, seed=0, target=None, fmax=0.05, **options) -> tuple:  # (lowest energy, force evaluations spent)
-    "Relax random starts with BFGS, one after the other."
+    def outcome(self): return Search([self.lowest], self.total.evaluations, self.best)
+
+def multistart(
+    like: Atoms,
+    spec: str,  # calculator
+    budget: int,  # force evaluations
+    seed: int = 0,
+    target: float | None = None,
+    fmax: float = 0.05,
+    optimizer: Callable = BFGS,  # or `RLOptimizer`
+    **options,  # of the optimizer
+) -> Search:  # with the lowest minimum alone
+    "Relax random starts, one after the other."
     total, rng = CountedCalculator(calculator(spec)), np.random.default_rng(seed)
     watched = _Watched(total, budget, target)
     try:
         while True:
             atoms = random_start(like, rng)
             atoms.calc = watched
-            BFGS(atoms, logfile=None, **options).run(fmax=fmax, steps=200)
-    except OutOfBudget: return watched.lowest, total.evaluations
+            optimizer(atoms, logfile=None, **options).run(fmax=fmax, steps=200)
+    except OutOfBudget: return watched.outcome()

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 from ase.io import write
 
-from atomrl_nb.checkpoints import read_run, write_text
+from atomrl_nb.checkpoints import write_text
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.expert import ExpertSettings
-from atomrl_nb.loop import LoopSearch, search_loop
+from atomrl_nb.loop import LoopSearch, tune_run
 from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
-from atomrl_nb.structures import calculator, load, perturb, scatter
+from atomrl_nb.structures import load, scatter
 from atomrl_nb.td3 import TD3Settings
-from atomrl_nb.training import Settings, resume, settings_from, train
+from atomrl_nb.training import Settings, resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
 POTENTIALS = ("AlFe.fs", "Al.eam.alloy", "Fe.eam.fs")
@@ -90,17 +90,6 @@ def teach(name: str, run: Path, data: Path | None, quick: bool) -> Path:
     return train(settings)
 
 
-def tune(run: Path, search: LoopSearch):
-    """Search for the numbers of the loop on structures of the training, and write them into the policy of the run."""
-    (config, structures), (actor, card) = read_run(run), load_policy(run / "policy.safetensors")
-    settings = settings_from(config)
-    env = settings.environment
-    found = search_loop((actor, card), lambda rng: perturb(structures[rng.integers(len(structures))], env.perturb, rng, env.perturb_kind),
-                        lambda: calculator(settings.calculator), search, settings.seed)
-    card |= dict(loop=found.numbers, loop_search=dict(evaluations=found.evaluations, before=round(float(np.mean(found.old)), 3), after=round(float(np.mean(found.new)), 3)))
-    save_policy(run / "policy.safetensors", actor, card)
-
-
 def ship(name: str, run: Path):
     """Put the policy of a run into the package, with what its card adds about the training, and the curves beside the results."""
     actor, card = load_policy(run / "policy.safetensors")
@@ -126,7 +115,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         run = args.run or (Path(scratch) / args.name if args.quick else ROOT / "runs" / args.name)
         done = teach(args.name, run, args.data, args.quick)
-        tune(done, LoopSearch(budget=30, population=2, elites=1, n_starts=1) if args.quick else LoopSearch(budget=12_000))
+        tune_run(done, LoopSearch(budget=30, population=2, elites=1, n_starts=1) if args.quick else LoopSearch(budget=12_000))
         if not args.quick and args.name != "al-fe":
             ship(args.name, done)
         print(f"{args.name}: " + ("works" if args.quick else f"policy in {done}"))

@@ -38,4 +38,20 @@ def test_the_experiment_on_planning_in_its_quick_form():
     before = file.read_bytes()
     done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_planning.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count("converged 2/2") == 7 and before == file.read_bytes()
+    assert done.stdout.count("converged 2/2") == 8 and before == file.read_bytes()
+
+
+def test_the_experiment_on_reinforcement_in_its_quick_form():
+    file = ROOT / "nbs" / "benchmark" / "reinforcement.json"
+    before = file.read_bytes()
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_reinforcement.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
+                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.stdout.count("over 1 seeds") == 11 and before == file.read_bytes()
+
+
+def test_the_experiment_on_overhead_in_its_quick_form():
+    file = ROOT / "nbs" / "benchmark" / "overhead.json"
+    before = file.read_bytes()
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_overhead.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
+                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert "ms a step alone" in done.stdout and before == file.read_bytes()

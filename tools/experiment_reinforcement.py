@@ -54,12 +54,12 @@ def clusters(count: int, seed: int) -> list:
 
 
 CASES = {
-    "alloys8": Case("fcc-alloys", 1600, lambda data: crystals(100, 0), lambda data: starts_of("alloys8", count=40), {}),
-    "alfe": Case("al-fe", 1600, alfe_cells, lambda data: starts_of("alfe4", data, 24) + starts_of("alfe5", data, 16), {},
+    "alloys8": Case("fcc-alloys", 1600, lambda data: crystals(100, 0), lambda data: starts_of("alloys8", count=24), {}),
+    "alfe": Case("al-fe", 1600, alfe_cells, lambda data: starts_of("alfe4", data, 12) + starts_of("alfe5", data, 12), {},
                  lambda data: "eam:" + ",".join(str(data / p) for p in POTENTIALS)),
     "clash": Case("fcc-alloys", 1600, lambda data: crystals(100, 1, True, ((1, 1, 1), (2, 1, 1))),
-                  lambda data: crystals(40, 2, True, ((1, 1, 1), (2, 1, 1))), dict(perturb=0.02, max_steps=80)),
-    "lj13": Case("lj-clusters", 3200, lambda data: clusters(100, 0), lambda data: clusters(40, 1), {}, lambda data: "lj"),
+                  lambda data: crystals(24, 2, True, ((1, 1, 1), (2, 1, 1))), dict(perturb=0.02, max_steps=80)),
+    "lj13": Case("lj-clusters", 3200, lambda data: clusters(100, 0), lambda data: clusters(24, 1), {}, lambda data: "lj"),
 }
 TD3 = dict(q_weight=1.0, imitation_weight=0.0, secant_weight=0.0)  # the critics alone teach
 
@@ -173,7 +173,7 @@ def main():
     chosen = [name for name in args.cases if args.data or name != "alfe"]
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)
-        short = (192, 2) if args.quick else ()
+        short = (96, 2) if args.quick else ()
         units = {f"{name}_{seed}": (name, seed, args.data and str(args.data), str(work)) for seed in range(1 if args.quick else args.seeds) for name in (chosen[:1] if args.quick else chosen)}
         learnt = cases.run_all(trained, {k: (*unit, *short[:1]) for k, unit in units.items()}, work, args.jobs)
         tests = {f"judged_{k}": (*unit, learnt[k]["spent"], *short) for k, unit in units.items()}

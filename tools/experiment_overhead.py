@@ -1,0 +1,66 @@
+"""What does a step of the policy cost? CPU time beside the calculator's, alone and in batches, and the time to import the package."""
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atomrl_nb.benchmark import TimedCalculator, starts_of
+from atomrl_nb.checkpoints import write_text
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer, find_policy
+from atomrl_nb.structures import calculator
+
+FILE = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "overhead.json"
+SETS = {"alloys8": 16, "cuau32": 8, "cuau108": 4}  # test set -> starts
+IMPORT = """
+import time
+import numpy, torch, e3nn.o3, ase.optimize, ase.io, safetensors.torch, vesin
+began = time.perf_counter()
+import atomrl_nb.optimizer
+print(time.perf_counter() - began)
+"""
+
+
+def milliseconds(name: str, count: int, batched: bool) -> float:
+    """Relax starts one by one or together: CPU time a structure and step, without the calculator's [ms]."""
+    policy, structures = find_policy("fcc-alloys"), starts_of(name, count=count)
+    for atoms in structures:
+        atoms.calc = TimedCalculator(calculator("emt"))
+    began = time.process_time()
+    if batched:
+        RelaxMany(structures, policy).run(0.01)
+    else:
+        for atoms in structures:
+            RLOptimizer(atoms, policy, logfile=None).run(0.01)
+    spent = time.process_time() - began - sum(atoms.calc.seconds for atoms in structures)
+    return 1000 * spent / sum(atoms.calc.evaluations - 1 for atoms in structures)
+
+
+def main():
+    """Measure in turns, print medians, and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one turn of the smallest set, nothing saved")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    turns, sets = (1, {"alloys8": 2}) if quick else (7, SETS)
+    milliseconds("alloys8", 2, True)  # the first call is slow
+    rows = [dict(set=name, atoms=len(starts_of(name, count=1)[0]), batch=count, alone=[], together=[]) for name, count in sets.items()]
+    for _ in range(turns):
+        for row in rows:
+            row["alone"].append(round(milliseconds(row["set"], row["batch"], False), 2))
+            row["together"].append(round(milliseconds(row["set"], row["batch"], True), 2))
+    imports = [round(float(subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True).stdout), 3) for _ in range(turns)]
+    for row in rows:
+        print(f"{row['atoms']:4} atoms: {np.median(row['alone']):6.1f} ms a step alone, {np.median(row['together']):6.1f} in a batch of {row['batch']}")
+    print(f"importing the package adds {np.median(imports):.2f} s to importing its libraries")
+    if not quick:
+        write_text(FILE, json.dumps(dict(machine=f"{platform.machine()}, one thread", turns=turns, rows=rows, imports=imports), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

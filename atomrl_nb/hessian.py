@@ -144,7 +144,8 @@ def translation_free(
     graph: AtomGraph,
 ) -> torch.Tensor:  # (n_atoms, ..., 3) [Å]
     "Hold fixed atoms, and remove the mean move where no atom is fixed."
-    fixed = torch.zeros_like(graph.batch, dtype=torch.bool) if graph.fixed is None else graph.fixed
+    fixed = graph.fixed
+    if fixed is None: return displacement - graph.mean(displacement)[graph.batch]
     over = lambda x: x.view(-1, *[1] * (displacement.dim() - 1))
     anchored = graph.max(fixed.to(displacement.dtype)) > 0
     drift = graph.mean(displacement).masked_fill(over(anchored), 0.0)

@@ -123,7 +123,7 @@ def search(
     rng, policy = np.random.default_rng(seed), policy if isinstance(policy, tuple) else find_policy(policy)
     calc, result = CountedCalculator(calculator(spec)), Search([], 0, [])
     while calc.evaluations < budget:
-        starts = [random_start(like, rng) if not result.minima or k % 4 == 0 else kicked(_chosen(result.minima, rng).atoms, rng) for k in range(batch)]
+        starts = [random_start(like, rng) if not result.minima or k % 4 else kicked(_chosen(result.minima, rng).atoms, rng) for k in range(batch)]
         _relax(starts, calc, policy, fmax, steps, budget)
         for atoms in starts:
             if atoms.calc is None: continue

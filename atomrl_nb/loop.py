@@ -81,7 +81,7 @@ def search_loop(
     "Search for numbers that need fewer force evaluations."
     s, rng, old, spent, rows = settings, np.random.default_rng(seed), numbers_of(policy), 0, []
     centre, width, cost = np.log(list(old.values())), np.full(len(old), s.width), 0
-    named = lambda x: {name: float(f"{number:.4g}") for name, number in zip(old, np.exp(x))} | {"sub_steps": int(np.clip(round(math.exp(x[1])), 1, MOST_SUB_STEPS))}
+    named = lambda x: {name: float(f"{number:.4g}") for name, number in zip(old, np.exp(x))} | {"sub_steps": int(np.clip(round(math.exp(dict(zip(old, x))["sub_steps"])), 1, MOST_SUB_STEPS))}
     while spent + 1.5 * cost <= s.budget:
         starts, draws = [draw(rng) for _ in range(s.n_starts)], [centre, *(centre + width * rng.normal(size=(s.population - 1, len(centre))))]
         counts = [evaluations_of(with_numbers(policy, named(x)), starts, make, s.fmax) for x in draws]

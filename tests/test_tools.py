@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,25 +35,10 @@ def test_the_experiment_on_networks_in_its_quick_form():
     assert before == [file.read_bytes() for file in files]
 
 
-def test_the_experiment_on_planning_in_its_quick_form():
-    file = ROOT / "nbs" / "benchmark" / "planning.json"
+@pytest.mark.parametrize("name, said, times", [("planning", "converged 2/2", 8), ("reinforcement", "over 1 seeds", 11), ("overhead", "ms a step alone", 1)])
+def test_an_experiment_in_its_quick_form(name, said, times):
+    file = ROOT / "nbs" / "benchmark" / f"{name}.json"
     before = file.read_bytes()
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_planning.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / f"experiment_{name}.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count("converged 2/2") == 8 and before == file.read_bytes()
-
-
-def test_the_experiment_on_reinforcement_in_its_quick_form():
-    file = ROOT / "nbs" / "benchmark" / "reinforcement.json"
-    before = file.read_bytes()
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_reinforcement.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count("over 1 seeds") == 11 and before == file.read_bytes()
-
-
-def test_the_experiment_on_overhead_in_its_quick_form():
-    file = ROOT / "nbs" / "benchmark" / "overhead.json"
-    before = file.read_bytes()
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_overhead.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert "ms a step alone" in done.stdout and before == file.read_bytes()
+    assert done.stdout.count(said) == times and before == file.read_bytes()

@@ -9,12 +9,14 @@ __all__ = ['ENV_FEATURES', 'neighbours', 'AtomGraph', 'from_atoms', 'collate', '
 # %% ../nbs/01_graphs.ipynb #d4979782
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 import vesin
 from ase import Atoms
 from e3nn import o3
+from fastcore.basics import patch
 
 from .structures import check_name, fixed_mask
 
@@ -52,10 +54,10 @@ class AtomGraph:
     node_features: torch.Tensor | None = None  # (n_atoms, n_features) explicit invariant inputs
 
     @property
-    def n_atoms(self) -> int: return len(self.positions)
+    def n_atoms(self) -> int: return self.positions.shape[0]
     @property
-    def n_graphs(self) -> int: return len(self.cell)
-    @property
+    def n_graphs(self) -> int: return self.cell.shape[0]
+    @cached_property
     def sizes(self) -> torch.Tensor: return torch.bincount(self.batch, minlength=self.n_graphs)  # atoms of each graph
 
     def tensors(self) -> dict:
@@ -185,3 +187,15 @@ def rows_of(
 ) -> str:  # "graphs", "atoms", "edges" or "pairs"
     "Tell what the rows of a field count."
     return "graphs" if name in _PER_GRAPH else {"edge": "edges", "pair": "pairs"}.get(name.partition("_")[0], "atoms")
+
+# %% ../nbs/01_graphs.ipynb #48cf9d5e
+@patch
+def only(
+    self: AtomGraph,
+    kept: torch.Tensor,  # (n_graphs,) bool
+) -> AtomGraph:
+    "Leave out structures."
+    rows = dict(graphs=kept, atoms=kept[self.batch]) | {k: kept[self.batch[i[0]]] for k, i in (("edges", self.edge_index), ("pairs", self.pair_index)) if i is not None}
+    number, cut = rows["atoms"].cumsum(0) - 1, lambda name, x: number[x[:, rows[rows_of(name)]]] if name.endswith("_index") else x[rows[rows_of(name)]]
+    return AtomGraph(**{name: cut(name, x) for name, x in self.tensors().items()} | dict(batch=(kept.cumsum(0) - 1)[self.batch[rows["atoms"]]]))
+

@@ -272,9 +272,7 @@ class RLOptimizer(Optimizer):
         if self.handed_over:
             if self.fallback is None: self.fall_back()
             return self.fallback.step()
-        now = evaluated(self.atoms)
-        reason = misfit(self.atoms, self.card) * (not self.way.history) or self.way.note(now)
-        if reason: self.hand_over(reason)
+        if reason := self.objection(evaluated(self.atoms)): self.hand_over(reason)
         else: self.atoms.set_positions(propose(self.actor, self.card, [self.atoms], [self.way], self.fmax)[0])
         self.dump(dict(way=asdict(self.way), handed_over=self.handed_over))
 
@@ -293,6 +291,11 @@ def new_way(
 def evaluated(atoms: Atoms) -> Evaluation:
     "Take forces and energy of the present positions: one force evaluation, or none where they are known."
     return Evaluation(atoms.positions.copy(), np.array(atoms.get_forces()), float(atoms.get_potential_energy()))
+
+@patch
+def objection(self: RLOptimizer, now: Evaluation) -> str:
+    "Say why the policy should not be tried, or should not go on after an evaluation; empty where it may."
+    return ("" if self.way.history else misfit(self.atoms, self.card)) or self.way.note(now)
 
 @patch
 def read(self: RLOptimizer):
@@ -352,7 +355,7 @@ def run(
             converged[k] = now.fmax <= fmax
             if converged[k] or step == steps: del going[k]
             elif opt.handed_over: opt.step()
-            elif reason := misfit(opt.atoms, opt.card) * (not opt.way.history) or opt.way.note(now): opt.hand_over(reason)
+            elif reason := opt.objection(now): opt.hand_over(reason)
             else: asked.append(opt)
         if not going: break
         if not asked: continue

@@ -41,21 +41,30 @@ def plan(
     reach: torch.Tensor | None = None,  # (n_graphs,) instead of the settings' [Å]
 ) -> Plan:
     "Walk towards the minimum of the model."
-    s, graph, here = settings, local.graph, Moved(local)
-    forces, reach = translation_free(forces, graph), torch.full_like(graph.cell[:, 0, 0], s.reach) if reach is None else reach
-    offset, shift, expected, moved = forces - here.forces(), torch.zeros_like(forces), forces, here
-    largest = lambda f: graph.max((f**2).sum(1))
-    enough = s.enough**2 * largest(forces)
-    for k in range(s.sub_steps):
-        going = largest(expected) > enough
-        if not torch.is_grad_enabled() and not bool(going.any()): break
+    graph, here = local.graph, Moved(local)
+    forces, reach = translation_free(forces, graph), torch.full_like(graph.cell[:, 0, 0], settings.reach) if reach is None else reach
+    offset, enough = forces - here.forces(), settings.enough**2 * graph.max((forces**2).sum(1))
+    shift, expected = _walk(here, torch.zeros_like(forces), forces, offset, reach, enough, settings)
+    work = shift.new_zeros(graph.n_graphs).index_add(0, graph.batch, (offset * shift).sum(1))
+    return Plan(shift, expected, Moved(local, shift).energy() - here.energy() - work)
+
+def _walk(moved, shift, expected, offset, reach, enough, settings, done=0):
+    "Take the sub-steps after those that are done, without the structures that arrive on the way: (displacement, expected forces)."
+    s, local, graph = settings, moved.local, moved.local.graph
+    for k in range(done, s.sub_steps):
+        going = graph.max((expected**2).sum(1)) > enough
+        if not torch.is_grad_enabled():
+            if not bool(going.any()): break
+            if k % s.refresh == 0 and going.sum() < 0.75 * len(going):
+                rows, rest = going[graph.batch], local.only(going)
+                ends = _walk(Moved(rest, shift[rows]), shift[rows], expected[rows], offset[rows], reach[going], enough[going], s, k)
+                return tuple(x.index_put((rows,), end) for x, end in zip((shift, expected), ends))
         if k % s.refresh == 0: step = saddle_free_operator(moved.hessian(), s.eps, iterations=s.iterations)
         move = capped(translation_free(step(expected), graph), graph, s.sub_step) * going[graph.batch, None]
         shift = capped(shift + move, graph, reach)
         moved = Moved(local, shift)
         expected = translation_free(moved.forces() + offset, graph)
-    work = shift.new_zeros(graph.n_graphs).index_add(0, graph.batch, (offset * shift).sum(1))
-    return Plan(shift, expected, moved.energy() - here.energy() - work)
+    return shift, expected
 
 # %% ../nbs/01d_planning.ipynb #1dd00012
 def element_ranks(

@@ -63,6 +63,12 @@ class LocalEnergy:
     def mixing(self) -> torch.Tensor:  # (1 + 2 n_terms, n_basis, n_bonds): the coefficients of all radial sums, bonds last
         return torch.cat([self.pair[:, None], *self.density], dim=1).permute(1, 2, 0).contiguous()
 
+    def only(self, kept: torch.Tensor) -> "LocalEnergy":  # (n_graphs,) bool
+        "Leave out structures."
+        graph, atoms, edges = self.graph, kept[self.graph.batch], kept[self.graph.batch[self.graph.edge_index[0]]]
+        held = edges[self.bonds]
+        return replace(self, graph=graph.only(kept), bonds=(edges.cumsum(0) - 1)[self.bonds[held]], pair=self.pair[held], density=self.density[:, held], bend=self.bend[:, atoms])
+
 def bonds_of(
     graph: AtomGraph,  # with edges in both directions
 ) -> torch.Tensor:  # (n_bonds,) index of edges

@@ -1,10 +1,11 @@
 """Does reinforcement earn its place? At the same number of force calls: imitation alone, TD3 alone, TD3 from imitation,
 planning in the learned model, and a cross-entropy search over the numbers of the relaxer's loop.
 
-    experiment_reinforcement.py [--quick] [--data FOLDER] [--work DIR] [--jobs N] [--seeds N] [--cases ...]
+    experiment_reinforcement.py [--quick] [--long] [--data FOLDER] [--work DIR] [--jobs N] [--seeds N] [--cases ...]
 
 Every finished training is kept in the work folder, so an interrupted experiment goes on where it stopped. The Al-Fe cells
-need --data, the folder with the crystals and potentials.
+need --data, the folder with the crystals and potentials. --long trains TD3 alone on the alloys with sixty-four times the force
+calls, in run folders that can be watched and are taken up again, and judges it along the way.
 """
 import argparse
 import json
@@ -16,7 +17,9 @@ from typing import Callable
 
 import cases
 import numpy as np
+import pandas as pd
 import torch
+from ase.io import write
 from train_shipped import POLICIES, POTENTIALS, alfe_cells
 
 from atomrl_nb.benchmark import draw_crystal, starts_of, thrown
@@ -24,7 +27,7 @@ from atomrl_nb.checkpoints import write_text
 from atomrl_nb.networks import load_policy, save_policy
 from atomrl_nb.loop import LoopSearch, evaluations_of, numbers_of, search_loop, with_numbers
 from atomrl_nb.structures import calculator, perturb, random_cluster
-from atomrl_nb.training import Settings, Trainer, begin_from, card_of
+from atomrl_nb.training import BaseCallback, Settings, Trainer, begin_from, card_of, resume, train
 
 FILE = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "reinforcement.json"
 FMAX, CAP = 0.01, 100
@@ -145,6 +148,54 @@ def judged(name: str, seed: int, data: str | None, folder: str, spent: dict, bud
     return dict(case=name, seed=seed, arms=arms)
 
 
+# TD3 with time
+
+LONG = dict(case="alloys8", seeds=3, calls=102_400, kept=(1600, 6400, 25_600, 102_400))
+
+
+class KeepPolicies(BaseCallback):
+    """Save the actor as it is after so many environment steps."""
+    def __init__(self, folder: Path, steps: tuple): self.folder, self.steps = folder, steps
+
+    def on_step(self, loop):
+        for n in filter(loop.due, self.steps):
+            if loop.trainer.t_total < n + loop.trainer.settings.n_envs: save_policy(self.folder / f"{n}.safetensors", loop.trainer.agent.actor, card_of(loop.trainer))
+
+
+def long_trained(seed: int, folder: str, long: dict = LONG) -> dict:
+    """Train TD3 alone for long in a run folder, or go on with it; then judge what it was like along the way."""
+    torch.set_num_threads(1)
+    run, case = Path(folder) / f"long_{seed}", CASES[long["case"]]
+    kept, began = KeepPolicies(Path(folder) / f"long_{seed}_kept", long["kept"]), time.process_time()
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    if run.is_dir():
+        resume(run, progress=False, callbacks=(kept,))
+    else:
+        write(structures := Path(folder) / f"long_{seed}.extxyz", case.training(None))
+        settings = settings_of(replace(case, budget=long["calls"]), None, long["calls"], seed, **TD3 | dict(actor_lr=3e-3))
+        train(replace(settings, run=str(run), structures=(str(structures),), buffer_capacity=20_000, learning_starts=min(128, long["calls"] // 4), checkpoint_interval=min(2000, long["calls"] // 2),
+                      evaluation_interval=min(8000, long["calls"] // 2), evaluation_starts=8), False, (kept,))
+    seconds, starts = float(pd.read_csv(run / "metrics.csv")["seconds"].iloc[-1]), case.starts(None)[:long.get("n_test")]
+    row = dict(seed=seed, wall=round(seconds), cpu=round(time.process_time() - began), kept=[])
+    for n in long["kept"]:
+        policy = load_policy(kept.folder / f"{n}.safetensors")
+        counts = {way: evaluations_of(handed_numbers(policy, sub_steps), starts, lambda: calculator("emt"), FMAX, CAP) for way, sub_steps in (("one step", 1), ("planned", None))}
+        row["kept"].append(dict(steps=n, calls=policy[1]["force_evaluations"], counts=counts))
+    return row
+
+
+def learn_long(args):
+    """Run the long trainings that are missing, print how they went, and add them to the saved results."""
+    long = dict(LONG, seeds=1, calls=64, kept=(32, 64), n_test=1) if args.quick else LONG
+    with tempfile.TemporaryDirectory() as scratch:
+        work = args.work or Path(scratch)
+        rows = list(cases.run_all(long_trained, {f"learnt_long_{seed}": (seed, str(work), long) for seed in range(long["seeds"])}, work, args.jobs).values())
+    for k, n in enumerate(long["kept"]):
+        print(f"{n:6} steps  " + "  ".join(f"{way} {np.mean([row['kept'][k]['counts'][way] for row in rows]):6.2f}" for way in ("one step", "planned")))
+    if not args.quick:
+        write_text(FILE, json.dumps(json.loads(FILE.read_text()) | dict(long=LONG | dict(rows=rows))) + "\n")
+
+
 def summary(rows: list) -> list:
     """Compare each arm with planned imitation, paired by seed: mean evaluations, mean difference and a 95 % interval by resampling of seeds."""
     out, rng = [], np.random.default_rng(0)
@@ -164,12 +215,14 @@ def main():
     """Run the missing seeds of each case, print a summary, and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short seed of one case, nothing saved")
+    parser.add_argument("--long", action="store_true", help="TD3 alone for long; needs hours")
     parser.add_argument("--data", type=Path, help="folder with the Al-Fe crystals and potentials")
     parser.add_argument("--work", type=Path, help="folder that keeps finished seeds (default: a temporary one)")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, one core each")
     parser.add_argument("--seeds", type=int, default=8, help="number of seeds")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     args = parser.parse_args()
+    if args.long: return learn_long(args)
     chosen = [name for name in args.cases if args.data or name != "alfe"]
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)
@@ -181,7 +234,8 @@ def main():
     for row in (table := summary(rows)):
         print(f"{row['case']:8} {row['arm']:30} {row['mean']:6.2f}  difference {row['difference']:6.2f} {row['interval']}  over {row['seeds']} seeds, {row['failed']} failed; {row['calls']} force calls to learn")
     if not args.quick:
-        write_text(FILE, json.dumps(dict(fmax=FMAX, cap=CAP, budgets={name: case.budget for name, case in CASES.items()}, summary=table, spent={k: v["spent"] for k, v in learnt.items()}, rows=rows)) + "\n")
+        saved = json.loads(FILE.read_text()) if FILE.is_file() else {}
+        write_text(FILE, json.dumps({k: v for k, v in saved.items() if k == "long"} | dict(fmax=FMAX, cap=CAP, budgets={name: case.budget for name, case in CASES.items()}, summary=table, spent={k: v["spent"] for k, v in learnt.items()}, rows=rows)) + "\n")
 
 
 if __name__ == "__main__":

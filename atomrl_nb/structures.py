@@ -326,11 +326,11 @@ def _eam_potentials(path):
 class EAM(Calculator):
     "Embedded-atom potential that takes, for each structure, the file with the fewest elements that covers it."
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
+    _agrees = {}  # of each file, whether the compiled calculator does
 
     def __init__(self, *paths: str):  # files in `eam/alloy` or `eam/fs` format
         super().__init__()
         self.files = sorted(((eam_elements(p), str(p)) for p in paths), key=lambda f: len(f[0]))
-        self._agrees = {}
 
     def path(self, atoms: Atoms) -> str:
         "Choose the file for `atoms`."
@@ -352,8 +352,9 @@ class EAM(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
         path = self.path(atoms)
-        inner = _eam_potentials(path)[0 if self.agrees(path, atoms) else 1]
-        inner.calculate(atoms, ["energy", "forces", *properties], all_changes)
+        inner, wrapped = _eam_potentials(path)[0 if self.agrees(path, atoms) else 1], atoms.copy()
+        wrapped.wrap()  # the compiled neighbour list counts cell by cell, without end where an atom has flown off
+        inner.calculate(wrapped, ["energy", "forces", *properties], all_changes)
         self.results = {"free_energy": inner.results["energy"], **inner.results}
 
 # %% ../nbs/00_structures.ipynb #5fd9a549

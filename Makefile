@@ -11,7 +11,7 @@ READY := $(VENV)/installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser check docs lab export outputs readme clean
+.PHONY: help demo test test-slow test-oldest test-browser check docs lab export outputs readme clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -24,6 +24,10 @@ test: $(READY)  ## nbdev_test on every notebook, then pytest
 
 test-slow: $(READY)  ## the long tests
 	$(PYTHON) -m pytest -m slow
+
+test-oldest: $(READY)  ## nbdev_test on every notebook, with the oldest ASE that the settings allow
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oldest-ase "ase==$$(sed -n 's/.* ase>=\([0-9.]*\).*/\1/p' settings.ini).0"
+	PYTHONPATH=$(VENV)/oldest-ase:$(PYTHONPATH) $(PYTHON) tools/notebooks.py --test
 
 test-browser: $(READY)  ## 3-D views in Chromium: on the built site without a network, and in JupyterLab
 	$(PYTHON) -m pytest -m browser -rs tests/browser

@@ -99,7 +99,8 @@ def main():
                 rows.append(row := run(case, method, seed, BUDGET[case]))
                 print(f"{case:8} {method:14} seed {seed:2}: {row['energy']:.4f} after {row['evaluations']}", flush=True)
                 if not args.quick:
-                    write_text(FILE, json.dumps(dict(budgets=BUDGET, rows=with_gaps(rows)), indent=1) + "\n")
+                    lines = ",\n".join(map(json.dumps, with_gaps(rows)))
+                    write_text(FILE, f'{{"budgets": {json.dumps(BUDGET)}, "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def draw(path: Path):
                 heat = np.clip(np.log10(forces[now, i] / FMAX) / np.log10(top / FMAX), 0, 1)
                 above.add_patch(Circle(places[i, :2], 0.62 * covalent_radii[start.numbers[i]], facecolor=jmol_colors[start.numbers[i]],
                                        edgecolor=(0.85 * heat + 0.15, 0.15, 0.15), lw=0.6 + 2.4 * heat))
-            above.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=f"{name}: {now + 1} force evaluations" + (", relaxed" if done else ""))
+            above.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=f"{name}: {now + 1} force evaluation{'s' * (now > 0)}" + (", relaxed" if done else ""))
             above.set_axis_off()
             below.semilogy(np.arange(1, now + 2), forces.max(axis=1)[:now + 1], "o-", ms=3.5, color="tab:orange" if column == 0 else "tab:blue")
             below.axhline(FMAX, color="k", lw=0.8, ls="--")

@@ -139,7 +139,7 @@ def _alfe(n_atoms): return lambda rng, folder, k: alfe_cell(alfe_table(folder), 
 
 CUAU = (("Cu", "Au"),)
 TEST_SETS = {
-    "alloys4": TestSet("4-atom random alloys, 0.5 Å uniform", "alloys", _alloys(), 40, goals=(3, 3)),
+    "alloys4": TestSet("4-atom random alloys, 0.5 Å uniform", "alloys", _alloys(), 100, goals=(3, 3)),
     "alloys4-normal": TestSet("4-atom random alloys, 0.15 Å normal", "alloys", _alloys(), 40, (0.15, "normal"), (3, 3)),
     "alloys8": TestSet("8-atom random alloys, 0.5 Å uniform", "alloys", _alloys(repeat=(2, 1, 1)), 40, goals=(3, 4)),
     "pairs8": TestSet("8 atoms, pairs never trained on, 0.5 Å uniform", "alloys", _alloys(repeat=(2, 1, 1), alloys=HELD_OUT_PAIRS), 42, goals=(4, 5)),
@@ -203,7 +203,7 @@ def _alfe_spec(folder): return "eam:" + ",".join(str(Path(folder)/name) for name
 def _alfe_training(folder): return [*load(Path(folder)/"Al-Fe_N=2-3.extxyz"), *alfe_table(folder)]
 
 FAMILIES = {
-    "alloys": Family(lambda folder: "emt", lambda folder: load("fcc-alloys"), 0.5, ("fcc-alloys", "alloys4")),
+    "alloys": Family(lambda folder: "emt", lambda folder: load("fcc-alloys"), 0.5, ("fcc-alloys",)),
     "lj": Family(lambda folder: "lj", lambda folder: load("lj-clusters"), 0.0, ("lj-clusters",), untuned=("GPMin",)),
     "alfe": Family(_alfe_spec, _alfe_training, 0.5, ("alfe",)),
 }
@@ -219,7 +219,7 @@ def policy_of(
 # %% ../nbs/13_benchmark.ipynb #13c0001a
 def _grid(**values): return [dict(zip(values, v)) for v in itertools.product(*values.values())]
 
-ALPHA, MAXSTEP = (5.0, 10.0, 20.0, 40.0, 70.0), (0.1, 0.2, 0.3, 0.5)
+ALPHA, MAXSTEP = (2.5, 5.0, 10.0, 20.0, 40.0, 70.0, 140.0), (0.05, 0.1, 0.2, 0.3, 0.5)
 OPTIMIZERS = {
     "BFGS": (BFGS, _grid(alpha=ALPHA, maxstep=MAXSTEP)),
     "LBFGS": (LBFGS, _grid(alpha=ALPHA, maxstep=MAXSTEP)),

@@ -7,7 +7,6 @@ __all__ = ['SEARCHED', 'MOST_SUB_STEPS', 'numbers_of', 'with_numbers', 'evaluati
            'tune_run']
 
 # %% ../nbs/12a_loop.ipynb #12a00004
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from .checkpoints import read_run
 from .networks import load_policy, save_policy
-from .optimizer import RelaxMany, loop_of
+from .optimizer import RelaxMany, RLOptimizer, loop_of
 from .structures import CountedCalculator, InputError, calculator, perturb
 from .training import check_calculator, settings_from
 
@@ -48,7 +47,9 @@ def evaluations_of(
     "Relax copies of structures and count."
     structures = [atoms.copy() for atoms in starts]
     for atoms in structures: atoms.calc = CountedCalculator(make())
-    converged = RelaxMany(structures, policy).run(fmax, cap)
+    many = RelaxMany(structures, policy)
+    converged = many.run(fmax, cap)
+    if all(many.failed): raise InputError(f"The calculator failed on every structure: {many.failed[0]}")
     return [min(cap, atoms.calc.evaluations) if done else cap for atoms, done in zip(structures, converged)]
 
 # %% ../nbs/12a_loop.ipynb #12a00013
@@ -70,6 +71,7 @@ class FoundLoop:
     new: list  # with the found ones, on the same
     evaluations: int  # spent
     generations: list  # the centre and the mean evaluations of each
+    taken: bool  # whether the found ones are better
 
 def search_loop(
     policy: tuple,  # actor and card; the head is a learned energy
@@ -81,7 +83,9 @@ def search_loop(
     "Search for numbers that need fewer force evaluations."
     s, rng, old, spent, rows = settings, np.random.default_rng(seed), numbers_of(policy), 0, []
     centre, width, cost = np.log(list(old.values())), np.full(len(old), s.width), 0
-    named = lambda x: {name: float(f"{number:.4g}") for name, number in zip(old, np.exp(x))} | {"sub_steps": int(np.clip(round(math.exp(dict(zip(old, x))["sub_steps"])), 1, MOST_SUB_STEPS))}
+    def named(x):
+        found = {name: float(f"{number:.4g}") for name, number in zip(old, np.exp(x))}
+        return found | dict(sub_steps=int(np.clip(round(found["sub_steps"]), 1, MOST_SUB_STEPS)), reach=min(found["reach"], RLOptimizer.defaults["maxstep"]))
     while spent + 1.5 * cost <= s.budget:
         starts, draws = [draw(rng) for _ in range(s.n_starts)], [centre, *(centre + width * rng.normal(size=(s.population - 1, len(centre))))]
         counts = [evaluations_of(with_numbers(policy, named(x)), starts, make, s.fmax) for x in draws]
@@ -92,7 +96,7 @@ def search_loop(
     fresh = [draw(rng) for _ in range(2 * s.n_starts)]
     before, after = (evaluations_of(with_numbers(policy, n), fresh, make, s.fmax) for n in (old, named(centre)))
     better = np.log(after).mean() < np.log(before).mean()
-    return FoundLoop(named(centre) if better else old, before, after, spent + sum(before) + sum(after), rows)
+    return FoundLoop(named(centre) if better else old, before, after, spent + sum(before) + sum(after), rows, bool(better))
 
 # %% ../nbs/12a_loop.ipynb #12a00021
 def tune_run(

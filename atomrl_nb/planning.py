@@ -116,7 +116,7 @@ def adapt(
                        _spread(graph, local.bend[0], graph.batch, s.prior).repeat(1, n_kinds)], dim=1)  # (n_graphs, unknowns)
     before, known = torch.cat(here.sensitivity(rank, n_kinds), dim=2), here.forces()
     matrix, side = torch.eye(width.shape[1], dtype=torch.float64).expand(n, -1, -1).clone(), torch.zeros(n, width.shape[1], dtype=torch.float64)
-    for shift, then in past[-s.keep:]:
+    for shift, then in past[len(past) - s.keep:] if s.keep < len(past) else past:
         moved, change, far = Moved(local, shift), then - forces, graph.max(shift.norm(dim=1))
         counts = ((far > 1e-6) & (far < s.near)) / (s.noise * (graph.mean((change**2).sum(1)) / 3).sqrt() + 1e-6)
         design = (torch.cat(moved.sensitivity(rank, n_kinds), dim=2) - before) * (width * counts[:, None])[graph.batch, None]

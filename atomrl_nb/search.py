@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.lj import LennardJones
+from ase.data import covalent_radii
 from ase.optimize import BFGS
 from ase.optimize.basin import BasinHopping
 
@@ -23,19 +25,25 @@ from .structures import CountedCalculator, InputError, calculator, closest_pair,
 def random_start(
     like: Atoms,  # gives elements and, where periodic, the cell
     rng: np.random.Generator,
+    bond: float = 1.0,  # length that a cluster is scaled by [Å]
 ) -> Atoms:
     "Put the atoms of a structure anywhere."
     if like.pbc.any() and not like.pbc.all(): raise InputError("A search needs a cluster, or a crystal periodic in all directions.")
+    if len(like) < 2: raise InputError("A search needs at least two atoms.")
+    if like.constraints: raise InputError("A search moves all atoms: take the constraints off.")
     atoms = like.copy()
     if like.pbc.all(): scatter(atoms, 0.75, rng)
-    else: atoms.positions = random_cluster(len(like), rng).positions * bond_of(like)
+    else: atoms.positions = random_cluster(len(like), rng).positions * bond
     atoms.numbers = rng.permutation(like.numbers)
     return atoms
 
-def bond_of(atoms: Atoms) -> float:  # [Å], of the nearest neighbours, in units where it is 1 for Lennard-Jones
-    "Scale a cluster: 1 for argon in units of sigma, else by the covalent radii."
-    from ase.data import covalent_radii
-    return 1.0 if set(atoms.symbols) == {"Ar"} else 1.9 * float(covalent_radii[atoms.numbers].mean())
+def bond_of(
+    atoms: Atoms,
+    spec: str,  # calculator
+) -> float:  # [Å]
+    "Choose a length to scale clusters by: sigma of a Lennard-Jones calculator, else about two covalent radii."
+    made = calculator(spec)
+    return made.parameters.sigma if isinstance(made, LennardJones) else 1.9 * float(covalent_radii[atoms.numbers].mean())
 
 # %% ../nbs/13b_search.ipynb #13b10010
 def fingerprint(atoms: Atoms) -> np.ndarray:  # (n_pairs,) sorted distances [Å]
@@ -79,7 +87,7 @@ def kicked(
     for _ in range(50):
         new = _kick(atoms.copy(), rng, width * bond, bond)
         if closest_pair(new, bond)[0] > 0.4 * bond: return new
-    return random_start(atoms, rng)
+    return random_start(atoms, rng, bond)
 
 def _kick(new, rng, width, bond):
     "Kick once, without looking."
@@ -107,6 +115,7 @@ class Search:
     minima: list  # `Minimum`s, the lowest first
     evaluations: int  # force evaluations spent
     best: list  # (force evaluations, lowest energy) each time it fell
+    failed: list = field(default_factory=list)  # what the calculator said of relaxations that it ended
 
 def search(
     like: Atoms,  # gives elements and, where periodic, the cell
@@ -121,22 +130,23 @@ def search(
 ) -> Search:
     "Look for the lowest minimum."
     rng, policy = np.random.default_rng(seed), policy if isinstance(policy, tuple) else find_policy(policy)
-    calc, result = CountedCalculator(calculator(spec)), Search([], 0, [])
+    calc, result, bond = CountedCalculator(calculator(spec)), Search([], 0, []), bond_of(like, spec)
     while calc.evaluations < budget:
-        starts = [random_start(like, rng) if not result.minima or k % 4 else kicked(_chosen(result.minima, rng).atoms, rng) for k in range(batch)]
-        _relax(starts, calc, policy, fmax, steps, budget)
-        for atoms in starts:
-            if atoms.calc is None: continue
+        starts = [random_start(like, rng, bond) if not result.minima or k % 4 else kicked(_chosen(result.minima, rng).atoms, rng) for k in range(batch)]
+        result.failed += _relax(starts, calc, policy, fmax, steps, budget)
+        for atoms in [a for a in starts if a.calc is not None]:
             energy = atoms.get_potential_energy()
             if not result.best or energy < result.best[-1][1] - 1e-3:
-                _relax([atoms], calc, policy, 0.2 * fmax, steps, budget)
-                if atoms.calc is None: continue
-                energy = atoms.get_potential_energy()
+                tight = atoms.copy()
+                result.failed += _relax([tight], calc, policy, 0.2 * fmax, steps, budget)
+                if tight.calc is not None: atoms, energy = tight, tight.get_potential_energy()
                 result.best.append((calc.evaluations, energy))
             atoms.calc = None
             enter(result.minima, Minimum(atoms, energy, calc.evaluations), distance=0.2)
-            if target is not None and energy <= target: return Search(result.minima, calc.evaluations, result.best)
-    return Search(result.minima, calc.evaluations, result.best)
+            result.evaluations = calc.evaluations
+            if target is not None and energy <= target: return result
+    result.evaluations = calc.evaluations
+    return result
 
 def _chosen(minima, rng):
     "Prefer low minima that were not found often."
@@ -161,12 +171,12 @@ class OutOfBudget(RuntimeError):
     "The force evaluations are used up."
 
 def _relax(structures, total, policy, fmax, steps, budget):
-    "Relax in place; what did not converge loses its calculator."
+    "Relax in place; what did not converge loses its calculator. What calculators said that failed."
     for atoms in structures: atoms.calc = Budgeted(total, budget)
-    try: converged = RelaxMany(structures, policy).run(fmax, steps)
-    except OutOfBudget: converged = [False] * len(structures)
-    for atoms, done in zip(structures, converged):
+    many = RelaxMany(structures, policy)
+    for atoms, done in zip(structures, many.run(fmax, steps)):
         if not done or not np.isfinite(atoms.calc.results["energy"]): atoms.calc = None
+    return [said for said in many.failed if said and not said.startswith(OutOfBudget.__name__)]
 
 # %% ../nbs/13b_search.ipynb #13b10020
 def basin_hopping(
@@ -184,7 +194,7 @@ def basin_hopping(
     "Run ASE's basin hopping."
     state, rng = np.random.get_state(), np.random.default_rng(seed)
     np.random.seed(seed)  # ASE's basin hopping draws from numpy's global generator
-    total, atoms = CountedCalculator(calculator(spec)), random_start(like, rng)
+    total, atoms = CountedCalculator(calculator(spec)), random_start(like, rng, bond_of(like, spec))
     atoms.calc = _Watched(total, budget, target)
     make = lambda a, **more: optimizer(a, **(more | options))
     try: BasinHopping(atoms, temperature=temperature, dr=width, fmax=fmax, optimizer=make, logfile=None, optimizer_logfile=None, trajectory=None, local_minima_trajectory=None).run(10**6)
@@ -219,11 +229,11 @@ def multistart(
     **options,  # of the optimizer
 ) -> Search:  # with the lowest minimum alone
     "Relax random starts, one after the other."
-    total, rng = CountedCalculator(calculator(spec)), np.random.default_rng(seed)
+    total, rng, bond = CountedCalculator(calculator(spec)), np.random.default_rng(seed), bond_of(like, spec)
     watched = _Watched(total, budget, target)
     try:
         while True:
-            atoms = random_start(like, rng)
+            atoms = random_start(like, rng, bond)
             atoms.calc = watched
             optimizer(atoms, logfile=None, **options).run(fmax=fmax, steps=200)
     except OutOfBudget: return watched.outcome()

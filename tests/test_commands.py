@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from ase.io import read, write
 
-from atomrl_nb.cli import relax_main, train_main
+from atomrl_nb.cli import relax_main, search_main, train_main
 
 SETTINGS = {"n_envs": 4, "learning_starts": 16, "batch_size": 16, "evaluation_starts": 2, "network": {"channels": 4, "layers": 1}}
 
@@ -91,6 +93,51 @@ def test_a_damaged_policy_is_refused(files, capsys):
     (files / "policy.safetensors").write_bytes(b"\x80\x04not a policy")
     assert relax_main(["cuau4", "--policy", str(files / "policy.safetensors")]) == 2
     assert "not a policy" in capsys.readouterr().err
+
+
+class Failing(EMT):
+    """An EMT that fails when it meets a third structure: with an error, or as Ctrl-C does."""
+    met, error = set(), ValueError("no convergence of the SCF cycle")
+
+    def calculate(self, atoms=None, *args, **kwargs):
+        self.met.add(atoms.get_chemical_formula())
+        if len(self.met) > 2: raise self.error
+        super().calculate(atoms, *args, **kwargs)
+
+
+def failing(error):
+    """Forget what was met, and fail in a new way."""
+    Failing.met, Failing.error = set(), error
+    return f"{__name__}:Failing"
+
+
+def test_a_failing_calculation_loses_no_other(files, capsys):
+    argv = ["alloys4-heldout", "--policy", "fcc-alloys", "--perturb", "0.1", "--out", str(files / "out.extxyz"), "--json", str(files / "r.json")]
+    assert relax_main([*argv, "--calculator", failing(ValueError("no convergence of the SCF cycle"))]) == 1
+    said = capsys.readouterr()
+    assert "alloys4-heldout:2, RLOptimizer: ValueError: no convergence" in said.err and "2/3" in said.out
+    assert len(read(files / "out.extxyz", ":")) == 3
+    assert relax_main([*argv, "--calculator", failing(KeyboardInterrupt())]) == 130
+    assert len(read(files / "out.extxyz", ":")) == 2 and len(json.loads((files / "r.json").read_text())) == 2
+
+
+def test_names_are_split_once(files, capsys):
+    assert relax_main(["cuau4", "--policy", "fcc-alloys", "--perturb", "0.1", "--compare", "BFGS, LBFGS,,BFGS"]) == 0
+    assert capsys.readouterr().out.count("LBFGS") == 2  # its line and its summary
+
+
+def test_a_search_says_what_it_cannot_do(files, capsys):
+    write(files / "one.extxyz", Atoms("Cu"))
+    held = bulk("Cu", cubic=True)
+    held.set_constraint(FixAtoms([0]))
+    write(files / "held.extxyz", held)
+    for name, said in (("one.extxyz", "at least two atoms"), ("held.extxyz", "take the constraints off")):
+        assert search_main([str(files / name)]) == 2
+        assert said in capsys.readouterr().err
+    spec = failing(ValueError("no convergence"))
+    Failing.met = {"a", "b", "c"}
+    assert search_main(["Cu3", "--budget", "40", "--calculator", spec]) == 1
+    assert "the calculator ended 40 relaxations, the first with ValueError: no convergence" in capsys.readouterr().err
 
 
 def test_commands_start_as_programs(files):

@@ -18,7 +18,7 @@ KNOWN = {"LJ7": -16.505384, "LJ13": -44.326801, "LJ19": -72.659782, "LJ38": -173
 BUDGET = {"LJ7": 2000, "LJ13": 6000, "LJ19": 12_000, "alloy8": 600, "LJ38": 20_000}
 SMALL = ("LJ7", "LJ13", "alloy8")  # cases of the side arms
 SEEDS = {"LJ7": 20, "LJ13": 20, "LJ19": 20, "alloy8": 20, "LJ38": 3}
-METHODS = {"search": BUDGET, "basin hopping": BUDGET, "multi-start": BUDGET, "multi-start, policy": BUDGET, "basin hopping, policy": ("LJ7", "LJ13"),
+METHODS = {"search": BUDGET, "basin hopping": BUDGET, "multi-start": BUDGET, "multi-start, policy": (*SMALL, "LJ19"), "basin hopping, policy": ("LJ7", "LJ13"),
            "basin hopping, ASE's numbers": SMALL}
 SAME = 0.01  # eV a cell: a loosely relaxed alloy this close to the end is where it will stay
 POLICIES = {name: find_policy(name) for name in ("lj-clusters", "fcc-alloys")}

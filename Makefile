@@ -27,7 +27,7 @@ test-slow: $(READY)  ## the long tests
 
 test-oldest: $(READY)  ## nbdev_test on every notebook, with the oldest ASE that the settings allow
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oldest-ase "ase==$$(sed -n 's/.* ase>=\([0-9.]*\).*/\1/p' settings.ini).0"
-	PYTHONPATH=$(VENV)/oldest-ase:$(PYTHONPATH) $(PYTHON) tools/notebooks.py --test
+	PYTHONPATH=$(abspath $(VENV))/oldest-ase:$(PYTHONPATH) $(PYTHON) tools/notebooks.py --test
 
 test-browser: $(READY)  ## 3-D views in Chromium: on the built site without a network, and in JupyterLab
 	$(PYTHON) -m pytest -m browser -rs tests/browser

@@ -16,7 +16,7 @@ from atomrl_nb.optimizer import RelaxMany, RLOptimizer, find_policy
 from atomrl_nb.structures import calculator
 
 FILE = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "overhead.json"
-SETS = {"alloys8": 16, "cuau32": 8, "cuau108": 4}  # test set -> starts
+SETS = {"alloys8": 40, "cuau32": 8, "cuau108": 4}  # test set -> starts
 IMPORT = """
 import time
 import numpy, torch, e3nn.o3, ase.optimize, ase.io, safetensors.torch, vesin

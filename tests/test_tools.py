@@ -35,10 +35,11 @@ def test_the_experiment_on_networks_in_its_quick_form():
     assert before == [file.read_bytes() for file in files]
 
 
-@pytest.mark.parametrize("name, said, times", [("planning", "converged 2/2", 8), ("reinforcement", "over 1 seeds", 11), ("overhead", "ms a step alone", 1)])
-def test_an_experiment_in_its_quick_form(name, said, times):
+@pytest.mark.parametrize("name, options, said, times", [("planning", [], "converged 2/2", 8), ("reinforcement", [], "over 1 seeds", 11),
+                                                        ("reinforcement", ["--long"], "steps  one step", 2), ("overhead", [], "ms a step alone", 1)])
+def test_an_experiment_in_its_quick_form(name, options, said, times):
     file = ROOT / "nbs" / "benchmark" / f"{name}.json"
     before = file.read_bytes()
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / f"experiment_{name}.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / f"experiment_{name}.py"), *options, "--quick"], cwd=ROOT, capture_output=True, text=True,
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.stdout.count(said) == times and before == file.read_bytes()

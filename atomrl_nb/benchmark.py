@@ -465,10 +465,11 @@ def dumped(result: dict) -> str:
 def interval(
     counts: list,
     resamples: int = 2000,
+    statistic: Callable = np.median,
 ) -> tuple:  # lower and upper end, 95 %
-    "Bootstrap the median."
-    medians = np.median(np.random.default_rng(0).choice(counts, (resamples, len(counts))), axis=1)
-    return tuple(np.percentile(medians, [2.5, 97.5]).tolist())
+    "Bootstrap the median, or another statistic."
+    drawn = statistic(np.random.default_rng(0).choice(counts, (resamples, len(counts))), axis=1)
+    return tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
 
 def ends(
     energies: list,  # [eV], None where not converged

@@ -73,6 +73,7 @@ class FoundLoop:
     generations: list  # the centre and the mean evaluations of each
     taken: bool  # whether the found ones are better
 
+# %% ../nbs/12a_loop.ipynb #b779a4e3
 def search_loop(
     policy: tuple,  # actor and card; the head is a learned energy
     draw: Callable,  # random generator -> displaced `ase.Atoms`

@@ -44,12 +44,13 @@ def plan(
     graph, here = local.graph, Moved(local)
     forces, reach = translation_free(forces, graph), torch.full_like(graph.cell[:, 0, 0], settings.reach) if reach is None else reach
     offset, enough = forces - here.forces(), settings.enough**2 * graph.max((forces**2).sum(1))
-    shift, expected = _walk(here, torch.zeros_like(forces), forces, offset, reach, enough, settings)
+    shift, expected, energy = _walk(here, torch.zeros_like(forces), forces, offset, reach, enough, settings)
     work = shift.new_zeros(graph.n_graphs).index_add(0, graph.batch, (offset * shift).sum(1))
-    return Plan(shift, expected, Moved(local, shift).energy() - here.energy() - work)
+    return Plan(shift, expected, energy - here.energy() - work)
 
+# %% ../nbs/01d_planning.ipynb #962a6fdc
 def _walk(moved, shift, expected, offset, reach, enough, settings, done=0):
-    "Take the sub-steps after those that are done, without the structures that arrive on the way: (displacement, expected forces)."
+    "Take the sub-steps after those that are done, without the structures that arrive on the way: (displacement, expected forces, energy of the model)."
     s, local, graph = settings, moved.local, moved.local.graph
     for k in range(done, s.sub_steps):
         going = graph.max((expected**2).sum(1)) > enough
@@ -58,13 +59,13 @@ def _walk(moved, shift, expected, offset, reach, enough, settings, done=0):
             if k % s.refresh == 0 and going.sum() < 0.75 * len(going):
                 rows, rest = going[graph.batch], local.only(going)
                 ends = _walk(Moved(rest, shift[rows]), shift[rows], expected[rows], offset[rows], reach[going], enough[going], s, k)
-                return tuple(x.index_put((rows,), end) for x, end in zip((shift, expected), ends))
+                return tuple(x.index_put((at,), end) for x, at, end in zip((shift, expected, moved.energy()), (rows, rows, going), ends))
         if k % s.refresh == 0: step = saddle_free_operator(moved.hessian(), s.eps, iterations=s.iterations)
         move = capped(translation_free(step(expected), graph), graph, s.sub_step) * going[graph.batch, None]
         shift = capped(shift + move, graph, reach)
         moved = Moved(local, shift)
         expected = translation_free(moved.forces() + offset, graph)
-    return shift, expected
+    return shift, expected, moved.energy()
 
 # %% ../nbs/01d_planning.ipynb #1dd00012
 def element_ranks(
@@ -116,7 +117,7 @@ def adapt(
                        _spread(graph, local.bend[0], graph.batch, s.prior).repeat(1, n_kinds)], dim=1)  # (n_graphs, unknowns)
     before, known = torch.cat(here.sensitivity(rank, n_kinds), dim=2), here.forces()
     matrix, side = torch.eye(width.shape[1], dtype=torch.float64).expand(n, -1, -1).clone(), torch.zeros(n, width.shape[1], dtype=torch.float64)
-    for shift, then in past[len(past) - s.keep:] if s.keep < len(past) else past:
+    for shift, then in past[max(0, len(past) - s.keep):]:
         moved, change, far = Moved(local, shift), then - forces, graph.max(shift.norm(dim=1))
         counts = ((far > 1e-6) & (far < s.near)) / (s.noise * (graph.mean((change**2).sum(1)) / 3).sqrt() + 1e-6)
         design = (torch.cat(moved.sensitivity(rank, n_kinds), dim=2) - before) * (width * counts[:, None])[graph.batch, None]

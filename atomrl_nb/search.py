@@ -117,6 +117,7 @@ class Search:
     best: list  # (force evaluations, lowest energy) each time it fell
     failed: list = field(default_factory=list)  # what the calculator said of relaxations that it ended
 
+# %% ../nbs/13b_search.ipynb #162ecc77
 def search(
     like: Atoms,  # gives elements and, where periodic, the cell
     spec: str,  # calculator
@@ -148,6 +149,7 @@ def search(
     result.evaluations = calc.evaluations
     return result
 
+# %% ../nbs/13b_search.ipynb #5b10b9cb
 def _chosen(minima, rng):
     "Prefer low minima that were not found often."
     few = minima[:6]
@@ -202,6 +204,7 @@ def basin_hopping(
     finally: np.random.set_state(state)
     return atoms.calc.outcome()
 
+# %% ../nbs/13b_search.ipynb #0a973288
 class _Watched(Budgeted):
     "Remember the lowest energy, and stop where the target is reached."
 
@@ -218,6 +221,7 @@ class _Watched(Budgeted):
 
     def outcome(self): return Search([self.lowest], self.total.evaluations, self.best)
 
+# %% ../nbs/13b_search.ipynb #7fad8a24
 def multistart(
     like: Atoms,
     spec: str,  # calculator

@@ -30,7 +30,8 @@ from ase.optimize.sciopt import OptimizerConvergenceError, SciPyFminCG
 from scipy.sparse.csgraph import connected_components
 
 from .checkpoints import write_text
-from .optimizer import RLOptimizer, find_policy, shipped_policies
+from .learned import find_policy, shipped_policies
+from .optimizer import RLOptimizer
 from .structures import (FCC_METALS, HELD_OUT_PAIRS, CountedCalculator, InputError, calculator, check_name,
                                   closest_pair, load, perturb, random_cluster)
 

@@ -9,6 +9,7 @@ __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 
 # %% ../nbs/14_cli.ipynb #051a83e5
 import argparse, json, math, os, sys, tomllib
 from contextlib import nullcontext
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from .checkpoints import DiskError, latest_t_total, read_run, write_text
 from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .network_speed import bench_networks
 from .loop import LoopSearch, tune_run
-from .optimizer import CLASSICAL, DEFAULT_POLICY, find_policy, relax, shipped_policies, summary
+from .learned import find_policy, shipped_policies
+from .optimizer import CLASSICAL, FALLBACKS, Relaxation, relax, summary
 from .search import search
-from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, known_elements,
+from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, check_name, known_elements,
                                   load, perturb)
 from .training import Settings, as_planner, StopTrainingOnNoModelImprovement, TensorBoardCallback, check_settings, resume, settings_from, train
 
@@ -202,14 +204,18 @@ def _names(text):
 
 def relax_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-relax`."
-    parser = _parser("atomrl-relax", "Relax structures with a trained policy. Exit code 0: all converged, 1: some did not, 2: bad input.")
-    parser.add_argument("--policy", metavar="RUN_OR_NAME", required=True, help=f"run folder, policy file, or one that ships: {', '.join(shipped_policies()) or 'none'}")
+    parser = _parser("atomrl-relax", "Relax structures with any calculator, in few force evaluations. Exit code 0: all converged, 1: some did not, 2: bad input.")
+    parser.add_argument("--policy", metavar="RUN_OR_NAME", default="auto", help=f"run folder, policy file, one that ships ({', '.join(shipped_policies()) or 'none'}), auto for the one that fits each structure, or none (default auto)")
+    parser.add_argument("--surrogate", metavar="SPEC", help="a cheaper calculator to plan in, such as gfn2, chgnet or sevennet")
+    parser.add_argument("--fallback", metavar="NAME", default="auto", help=f"optimizer where planning fails: {', '.join(FALLBACKS)}, or auto (default auto)")
+    parser.add_argument("--maxstep", metavar="Å", type=float, help="no atom moves farther in one step [Å] (default 1.2)")
+    parser.add_argument("--patience", metavar="N", type=int, help="evaluations without progress before planning is given up (default: the planner's)")
     parser.add_argument("--fmax", metavar="F", type=float, default=0.05, help="largest force norm to reach [eV/Å] (default 0.05)")
     parser.add_argument("--steps", metavar="N", type=int, default=500, help="optimizer steps at most, for each structure (default 500)")
     parser.add_argument("--perturb", metavar="Å", type=float, default=0.0, help="displace the structures first, symmetric and uniform, by up to this [Å] (default 0)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of the displacements (default 0)")
     parser.add_argument("--out", metavar="FILE", help="write the relaxed structures, in the format of the file's ending")
-    parser.add_argument("--trajectory", metavar="FILE", help="write all frames of the policy's relaxations with energy and forces, one structure after the other (info['source'] tells which), as an ASE trajectory (.traj)")
+    parser.add_argument("--trajectory", metavar="FILE", help="write all frames of the relaxations with energy and forces, one structure after the other (info['source'] tells which), as an ASE trajectory (.traj)")
     parser.add_argument("--compare", metavar="NAMES", type=_names, default=[], help=f"classical optimizers to run from the same starts: {','.join(CLASSICAL)}")
     parser.add_argument("--json", metavar="FILE", help="write the results as a list of JSON objects")
     return parser
@@ -224,6 +230,10 @@ def _check_relax(args):
     "Hold the options of `atomrl-relax` against what makes sense."
     if not 0 < args.fmax < math.inf: raise InputError(f"--fmax must be positive, not {args.fmax}.")
     if min(args.steps, args.perturb, args.seed) < 0: raise InputError("--steps, --perturb and --seed must not be negative.")
+    if args.maxstep is not None and not 0 < args.maxstep < math.inf: raise InputError(f"--maxstep must be positive, not {args.maxstep}.")
+    if args.patience is not None and args.patience < 1: raise InputError(f"--patience must be positive, not {args.patience}.")
+    if args.surrogate and args.policy not in ("auto", "none"): raise InputError("Give --policy or --surrogate, not both.")
+    if args.fallback != "auto": check_name(args.fallback, FALLBACKS, "fallback")
     unknown = [name for name in args.compare if name not in CLASSICAL]
     if unknown: raise InputError(f"Unknown optimizer {unknown[0]!r} in --compare; known: {', '.join(CLASSICAL)}.")
     for path in (args.out, args.trajectory, args.json): _check_output(path)
@@ -242,27 +252,39 @@ def _out_format(path, n_structures):
 def _relax(argv):
     args = relax_parser().parse_args(argv)
     _check_relax(args)
-    spec, structures, policy = args.calculator or default_calculator(args.structures), load(*args.structures), find_policy(args.policy)
-    known, out_format = known_elements(spec), _out_format(args.out, len(structures))
-    for atoms in structures: check_structure(atoms, atoms.info["source"], known)
-    calculator(spec)
-    if args.perturb: structures = [perturb(a, args.perturb, [args.seed, k]) for k, a in enumerate(structures)]
-    for atoms in structures: check_structure(atoms, atoms.info["source"])
-    results, relaxed, handed_over = [], [], []
+    spec, structures, failed = args.calculator or default_calculator(args.structures), *_legal(args)
+    policy = args.policy if args.policy in ("auto", "none") else find_policy(args.policy)
+    out_format, shared = _out_format(args.out, len(structures)), calculator(spec)  # one object: it may keep a density, or weights
+    options = dict(surrogate=args.surrogate and calculator(args.surrogate), fallback=args.fallback, maxstep=args.maxstep, patience=args.patience)
+    results, relaxed, handed_over = failed, [], []
     beside = f"{args.trajectory}.part"
     try:
         with Trajectory(beside, "w") if args.trajectory else nullcontext() as trajectory:
             for atoms in structures:
-                result, done, reason = relax(atoms, calculator(spec), "RLOptimizer", policy, args.fmax, args.steps, trajectory)
+                result, done, reason = relax(atoms, shared, "RLOptimizer", policy, args.fmax, args.steps, trajectory, **options)
                 results.append(result), relaxed.append(done)
                 if reason: handed_over.append(f"{result.structure}: {reason}")
-                results += [relax(atoms, calculator(spec), name, None, args.fmax, args.steps)[0] for name in args.compare]
+                results += [relax(atoms, shared, name, None, args.fmax, args.steps)[0] for name in args.compare]
     finally:  # Ctrl-C loses nothing that is done
         if args.trajectory and Path(beside).exists(): os.replace(beside, args.trajectory)
         if args.out and relaxed: _write_structures(args.out, relaxed, out_format)
         if args.json: write_text(Path(args.json), json.dumps([{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(r).items()} for r in results], indent=1))
     _report(results, handed_over, args.steps)
     return 0 if all(r.converged for r in results if r.optimizer == "RLOptimizer") else 1
+
+def _legal(args):
+    "Read the structures, displaced, and tell those that can be relaxed from those that cannot."
+    spec, legal, failed = args.calculator or default_calculator(args.structures), [], []
+    known = known_elements(spec)
+    for k, atoms in enumerate(load(*args.structures, check=False)):
+        name = atoms.info["source"]
+        try:
+            if args.perturb: atoms = perturb(check_structure(atoms, name), args.perturb, [args.seed, k])
+            legal.append(check_structure(atoms, name, known))
+        except InputError as error: failed.append(Relaxation(name, "RLOptimizer", 0, False, math.inf, math.inf, 0.0, failed=str(error)))
+    if not legal: raise InputError(failed[0].failed)
+    for row in failed: print(f"atomrl-relax: {row.failed}", file=sys.stderr)
+    return legal, failed
 
 def _write_structures(path, structures, form):
     "Write structures whole or not at all."
@@ -274,10 +296,11 @@ def _report(results, handed_over, cap):
     "Print a line for each structure where they are few, and the summary."
     if len(results) <= 40:
         print(f"{'structure':28} {'optimizer':16} {'evaluations':>11} {'fmax [eV/Å]':>12} {'energy [eV]':>14}")
-        for r in results: print(f"{r.structure:28} {r.optimizer:16} {r.force_evaluations:11} {r.fmax:12.4f} {r.energy:14.6f}{'' if r.converged else '  not converged'}")
+        for r in results: print(f"{r.structure:28} {r.optimizer:16} {r.force_evaluations:11} {r.fmax:12.4f} {r.energy:14.6f}{'' if r.converged else '  failed' if r.failed else '  not converged'}")
         print()
     print(summary(results, cap))
-    print(f"handed over to BFGS: {len(handed_over)}" + "".join(f"\n  {line}" for line in handed_over))
+    for what, n in Counter(r.planned_in for r in results if r.planned_in).most_common(): print(f"planned in {what}: {n}")
+    print(f"handed over to a classical optimizer: {len(handed_over)}" + "".join(f"\n  {line}" for line in handed_over))
 
 def relax_main(
     argv: list | None = None,  # arguments; None: those of the command line
@@ -327,7 +350,7 @@ def search_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-search`."
     parser = _parser("atomrl-search", "Look for the lowest minimum of some atoms. Exit code 0: found minima, 1: none relaxed, 2: bad input.",
                      "one formula (Ar13, or Cu4Au4 with --cell), file that ASE reads, or built-in system")
-    parser.add_argument("--policy", metavar="RUN_OR_NAME", help="run folder, policy file, or one that ships (default: lj-clusters with the calculator lj as it is, else fcc-alloys)")
+    parser.add_argument("--policy", metavar="RUN_OR_NAME", help="run folder, policy file, or one that ships (default: the shipped one that fits, if any)")
     parser.add_argument("--cell", metavar="A", type=float, help="edge of a cubic cell for a formula [Å]; without it a formula is a cluster")
     parser.add_argument("--budget", metavar="N", type=int, default=2000, help="force evaluations to spend (default 2000)")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="seed of starts and kicks (default 0)")
@@ -356,7 +379,7 @@ def _search(argv):
     like, spec = _atoms_to_search(args), args.calculator or default_calculator(args.structures)
     unknown = set(like.get_chemical_symbols()) - (known_elements(spec) or set(like.get_chemical_symbols()))
     if unknown: raise InputError(f"The calculator {spec} does not know {', '.join(sorted(unknown))}: name another with --calculator.")
-    policy, out_format = find_policy(args.policy or ("lj-clusters" if spec == "lj" else DEFAULT_POLICY)), _out_format(args.out, args.keep)
+    policy, out_format = args.policy or "auto", _out_format(args.out, args.keep)
     _check_output(args.out)
     result = search(like, spec, policy, args.budget, args.seed, fmax=args.fmax)
     print(f"{len(result.minima)} minima of {like.symbols} in {result.evaluations} force evaluations\n{'energy [eV]':>14}{'found after':>13}{'hits':>6}")

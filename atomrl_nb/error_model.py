@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_ALIKE', 'ErrorSettings', 'Fragments', 'fragments_of', 'InverseDistances', 'Seen', 'ErrorModel', 'covariance',
-           'log_evidence', 'Fitted', 'fit', 'FittedLinear', 'fit_linear']
+           'lower_factor', 'log_evidence', 'Fitted', 'fit', 'FittedLinear', 'fit_linear']
 
 # %% ../nbs/01g_error_model.ipynb #1f100004
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_solve, solve_triangular
 from scipy.sparse import csr_matrix
 
 from .force_field import bond_rows
-from .internals import Internals, Measured, neighbours, wrapped
+from .internals import Internals, Measured, pairs_within, wrapped
 
 # %% ../nbs/01g_error_model.ipynb #1f100007
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class InverseDistances:
         free: np.ndarray,  # (3 n_atoms,) 1.0 where a coordinate may change
         reach: float = 6.0,  # in periodic structures [Å]
     ):
-        i, j, shift, _ = neighbours(atoms, reach) if atoms.pbc.any() else (*np.triu_indices(len(atoms), 1), None, None)
+        i, j, shift, _ = pairs_within(atoms, reach) if atoms.pbc.any() else (*np.triu_indices(len(atoms), 1), None, None)
         first = i < j
         self.i, self.j, self.shift = i[first], j[first], 0.0 if shift is None else shift[first]
         self.size = covalent_radii[atoms.numbers[self.i]] + covalent_radii[atoms.numbers[self.j]]
@@ -179,10 +179,16 @@ def covariance(
     whole[np.diag_indices(len(whole))] += model.settings.noise**2
     return whole
 
+def lower_factor(matrix: np.ndarray) -> np.ndarray:  # lower triangle
+    "Factorize a covariance; where rounding has made it indefinite, with more noise."
+    for more in (0.0, 1e-12, 1e-9, 1e-6):
+        try: return np.linalg.cholesky(matrix + more * np.trace(matrix) / len(matrix) * np.eye(len(matrix)) if more else matrix)
+        except np.linalg.LinAlgError: pass
+    raise np.linalg.LinAlgError("the covariance of the errors is not positive definite")
+
 def log_evidence(matrix: np.ndarray, errors: np.ndarray) -> float:
     "Compute the logarithm of the probability of errors, up to a constant."
-    try: lower = np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError: return -np.inf
+    lower = lower_factor(matrix)
     return -(solve_triangular(lower, errors, lower=True)**2).sum() / 2 - np.log(np.diag(lower)).sum()
 
 # %% ../nbs/01g_error_model.ipynb #1f100011
@@ -232,9 +238,7 @@ def fit(
     found = [log_evidence(covariance(model, [chosen[k] for k in few], *o), errors[few].ravel()) for o in options]
     best = options[int(np.argmax(found))]
     evidence = max(found) - log_evidence(covariance(model, chosen[:1], *best), errors[0])
-    matrix = covariance(model, chosen, *best)
-    try: weights = cho_solve(cho_factor(matrix, lower=True), errors.ravel()).reshape(errors.shape)
-    except np.linalg.LinAlgError: weights = np.linalg.lstsq(matrix, errors.ravel(), rcond=1e-12)[0].reshape(errors.shape)
+    weights = cho_solve((lower_factor(covariance(model, chosen, *best)), True), errors.ravel()).reshape(errors.shape)
     points = [model.points[k] for k in chosen]
     return Fitted(model, *best, evidence, np.stack([p.at.values for p in points]), np.stack([p.phi for p in points]),
                   np.stack([p.slopes @ w for p, w in zip(points, weights)]), np.stack([p.jacobian @ w for p, w in zip(points, weights)]))

@@ -150,6 +150,7 @@ class ForceField:
     constants: np.ndarray  # (n_rows,) [eV/Å²] and [eV/radian²]
     stiffness: csr_matrix  # (n_rows, n_rows), K
     rest: np.ndarray  # (n_rows,) where each spring is at rest
+    kept: np.ndarray  # (n_rows,) 1.0 where there is a spring, 0.0 where something else is known
 
     name = "a model force field"
 
@@ -175,16 +176,17 @@ def force_field(
     at: Measured,
     lengths: np.ndarray | None = None,  # (n_vectors,) of the bonds at rest [Å]; None: as they are
     pairs: dict | None = None,  # of `couplings`, where they are known
+    kept: np.ndarray | None = None,  # (n_rows,) 0.0 where there is to be no spring; None: nowhere
 ) -> ForceField:  # at rest where it is made
     "Make the model force field of a structure."
-    pairs = couplings(internals) if pairs is None else pairs
-    k = spring_constants(at, internals, numbers, at.length if lengths is None else lengths)
+    pairs, kept = couplings(internals) if pairs is None else pairs, np.ones(len(at.values)) if kept is None else kept
+    k = kept * spring_constants(at, internals, numbers, at.length if lengths is None else lengths)
     rows, columns, values = [np.arange(len(k))], [np.arange(len(k))], [k]
     for name, share in COUPLED.items():
         a, b = pairs[name].T
         rows, columns, values = [*rows, a, b], [*columns, b, a], [*values, *[share * np.sqrt(k[a] * k[b])] * 2]
     stiffness = csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (len(k), len(k)))
-    return ForceField(internals, numbers, pairs, k, stiffness, at.values)
+    return ForceField(internals, numbers, pairs, k, stiffness, at.values, kept)
 
 def hessian(field: ForceField, at: Measured) -> csr_matrix:  # (3 n_atoms, 3 n_atoms) [eV/Å²]
     "Compute the curvature of the springs, without that of the coordinates."
@@ -215,7 +217,7 @@ def anchored(
         rest = at.values + _stretched(field, at.slopes @ inverse(hessian(field, at), RIDGE / 5)(forces))
         if k == passes: return replace(field, rest=rest)
         lengths = np.append(np.maximum(rest[bond[:n]], 0.1), at.length[n:])
-        field = force_field(field.internals, field.numbers, at, lengths, field.pairs)
+        field = force_field(field.internals, field.numbers, at, lengths, field.pairs, field.kept)
 
 def _stretched(field, move):
     "Invert the Morse functions: how far the rest position is, where the harmonic springs would say `move`."

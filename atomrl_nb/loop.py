@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoints import read_run
+from .learned import loop_of
 from .networks import load_policy, save_policy
-from .optimizer import RelaxMany, RLOptimizer, loop_of
+from .optimizer import RelaxMany, RLOptimizer
 from .structures import CountedCalculator, InputError, calculator, perturb
 from .training import check_calculator, settings_from
 

@@ -570,6 +570,7 @@ def load_policy(
         with safe_open(path, framework="pt") as file: metadata, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
         actor = Actor(NetworkSettings(**json.loads(metadata["network"])))
         actor.load_state_dict(tensors)
+        if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()): raise ValueError("it holds numbers that are not finite")
         card = json.loads(metadata["card"])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{str(path)!r} is not a policy of this package, or is damaged ({type(error).__name__}).") from error

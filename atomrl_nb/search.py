@@ -18,7 +18,8 @@ from ase.data import covalent_radii
 from ase.optimize import BFGS
 from ase.optimize.basin import BasinHopping
 
-from .optimizer import RelaxMany, find_policy
+from .learned import find_policy
+from .optimizer import RelaxMany
 from .structures import CountedCalculator, InputError, calculator, closest_pair, coordination, random_cluster, scatter
 
 # %% ../nbs/13b_search.ipynb #13b10007
@@ -130,7 +131,7 @@ def search(
     steps: int = 60,  # of a relaxation; what has not converged by then is left
 ) -> Search:
     "Look for the lowest minimum."
-    rng, policy = np.random.default_rng(seed), policy if isinstance(policy, tuple) else find_policy(policy)
+    rng, policy = np.random.default_rng(seed), policy if isinstance(policy, tuple) or policy in ("auto", "none") else find_policy(policy)
     calc, result, bond = CountedCalculator(calculator(spec)), Search([], 0, []), bond_of(like, spec)
     while calc.evaluations < budget:
         starts = [random_start(like, rng, bond) if not result.minima or k % 4 else kicked(_chosen(result.minima, rng).atoms, rng) for k in range(batch)]

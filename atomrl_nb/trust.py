@@ -109,7 +109,8 @@ def _learn_slack(trust, old, new):
     if found is None or trust.meaningless: return
     trust.deviations.append(found)
     work = abs(float(((old.forces + new.forces) / 2 * (new.positions - old.positions)).sum()))
-    trust.by_forces = trust.by_forces or len(trust.deviations) >= 3 and min(trust.deviations[-3:]) > max(5e-3, work)
+    if trust.by_forces or len(trust.deviations) < 3 or min(trust.deviations[-3:]) <= max(LEAST_SLACK, work): return
+    trust.by_forces, trust.refused, trust.rejected = True, 0, []  # what was refused for its energy was not wrong
 
 # %% ../nbs/01i_trust.ipynb #1f30000e
 def refuses(trust: Trust, old: Evaluation, new: Evaluation) -> bool:

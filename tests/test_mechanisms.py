@@ -12,16 +12,16 @@ from atomrl_nb.environment import Environment, EnvironmentSettings, force_norm, 
 from atomrl_nb.expert import fake_step
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.networks import Actor, NetworkSettings, rms_force
-from atomrl_nb.optimizer import RelaxMany, RLOptimizer, learnt_hessian, smallest_allowed
+from atomrl_nb.learned import smallest_allowed
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer, best_matrix
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
 from atomrl_nb.training import Trainer, card_of, resume, train
 
 
-class WrongWay(Actor):
-    """An actor that climbs."""
-
-    def forward(self, graph):
-        return -super().forward(graph)
+def climb(planner, fmax):
+    """Propose a short move uphill."""
+    here = planner.trust.history[planner.trust.anchor]
+    return here.positions - 0.004 * len(planner.trust.history) * here.forces / here.fmax
 
 
 def sampled(trainer):
@@ -112,7 +112,7 @@ def test_the_agent_corrects_as_its_environment_does(small, mode):
     atoms = perturb(load("alloys4")[0], 0.3, seed=0)
     atoms.calc = calculator("emt")
     opt = RLOptimizer(atoms, (agent.actor, card), logfile=None)
-    assert torch.equal(smallest_allowed(opt.card), covalent_r0(0.9)) and opt.run(fmax=0.05, steps=60)
+    assert torch.equal(smallest_allowed(opt.planner.card), covalent_r0(0.9)) and opt.run(fmax=0.05, steps=60)
 
 
 def test_resume_is_exact_with_everything_switched_on(small, tmp_path):
@@ -155,30 +155,32 @@ def test_rms_force_is_that_of_the_free_atoms():
     np.testing.assert_allclose(rms_force(AtomGraph.from_atoms(slab)).item(), np.sqrt((free**2).sum(1).mean()), rtol=1e-5)
 
 
-def test_the_hand_over_goes_on_from_the_best_positions_and_evaluates_none_twice():
+def test_the_hand_over_goes_on_from_the_best_positions_and_evaluates_none_twice(monkeypatch):
+    monkeypatch.setattr("atomrl_nb.optimizer.propose", climb)
     atoms = perturb(load("alloys4-heldout")[2], 0.5, seed=1)
     atoms.calc = counted = CountedCalculator(calculator("emt"))
     visited = []
-    opt = RLOptimizer(atoms, (WrongWay(), {}), logfile=None)
+    opt = RLOptimizer(atoms, policy="none", logfile=None)
     opt.attach(lambda: visited.append(atoms.positions.copy()))
     assert opt.run(fmax=0.01, steps=100)
     assert counted.evaluations == len(visited) == opt.get_number_of_steps() + 1
-    known, best = [(e.positions, e.forces) for e in opt.way.history], opt.way.history[opt.way.progress.best]
-    first = best.positions + fake_step(learnt_hessian(known), best.forces, 0.2)
-    np.testing.assert_allclose(visited[len(known)], first, atol=1e-12)
+    assert opt.handed_over == "5 moves in a row were refused" and len(opt.trust.history) == 6
+    first = visited[0] + fake_step(best_matrix(atoms, opt.trust), opt.trust.history[0].forces, 0.2)
+    np.testing.assert_allclose(visited[6], first, atol=1e-12)
 
 
-def test_maxstep_holds_before_and_after_the_hand_over():
-    atoms = perturb(load("alloys4-heldout")[2], 0.3, seed=1)
-    atoms.calc = calculator("emt")
-    visited = []
-    opt = RLOptimizer(atoms, (WrongWay(), {}), maxstep=0.02, logfile=None)
-    opt.attach(lambda: visited.append(atoms.positions.copy()))
-    opt.run(fmax=0.01, steps=30)
-    assert opt.handed_over
-    steps = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(visited, visited[1:])]
-    back = len(opt.way.history) - 1  # this step also goes back to the best positions
-    assert max(steps[:back] + steps[back + 1:]) <= 0.02 + 1e-8  # float32
+def test_maxstep_holds_before_and_after_the_hand_over(monkeypatch):
+    for wrong in (False, True):
+        if wrong:
+            monkeypatch.setattr("atomrl_nb.optimizer.propose", climb)
+        atoms = perturb(load("alloys4-heldout")[2], 0.3, seed=1)
+        atoms.calc = calculator("emt")
+        visited = []
+        opt = RLOptimizer(atoms, policy="none" if wrong else "auto", maxstep=0.02, logfile=None)
+        opt.attach(lambda: visited.append(atoms.positions.copy()))
+        opt.run(fmax=0.01, steps=30)
+        steps = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(visited, visited[1:])]
+        assert bool(opt.handed_over) == wrong and max(steps) <= 0.04 + 1e-8 and sorted(steps)[-3] <= 0.02 + 1e-8  # one step leaves a refused point
 
 
 def test_a_policy_gets_the_environment_information_and_history_it_was_trained_with():
@@ -222,7 +224,7 @@ def start_of(name="cuau4", amplitude=0.2, seed=0, spec="emt"):
 
 @pytest.mark.parametrize("name", ["cuau4", "cu-slab", "cu-vacancy"])
 def test_an_untrained_model_loses_nothing(name):
-    """What the policy cannot do, the guard and BFGS do; each step is one evaluation."""
+    """What the policy cannot do, the planner that knows nothing does; each step is one evaluation."""
     atoms = start_of(name)
     opt = RLOptimizer(atoms, (planner(), {}), logfile=None)
     assert opt.run(fmax=0.01, steps=200)
@@ -252,7 +254,7 @@ def test_a_relaxation_goes_on_from_its_restart_file(tmp_path):
     whole, again = atoms.positions.copy(), start_of(seed=5)
     RLOptimizer(again, (planner(), {}), logfile=None, restart=tmp_path / "way.json").run(fmax=0.01, steps=3)
     opt = RLOptimizer(again, (planner(), {}), logfile=None, restart=tmp_path / "way.json")
-    assert len(opt.way.history) == 3
+    assert len(opt.trust.history) == 3
     opt.run(fmax=0.01, steps=3)
     np.testing.assert_allclose(again.positions, whole, atol=1e-5)
 
@@ -267,7 +269,7 @@ def test_many_structures_take_the_ways_they_take_alone():
         np.testing.assert_allclose(a.positions, b.positions, atol=1e-3)
 
 
-def test_a_rising_energy_is_taken_back():
+def test_a_rising_energy_is_refused():
     """A model that promises too much is believed less: the next move starts from the better state and is shorter."""
     class Liar(Actor):
         def local_energy(self, graph):
@@ -277,9 +279,9 @@ def test_a_rising_energy_is_taken_back():
     torch.manual_seed(0)
     atoms = start_of("alloys8", 0.1, seed=1)
     opt = RLOptimizer(atoms, (Liar(NetworkSettings(channels=4, head="potential")), {}), logfile=None)
-    reaches, anchors = [], []
-    opt.attach(lambda: (reaches.append(opt.way.reach), anchors.append(opt.way.anchor)))
+    radii, anchors = [], []
+    opt.attach(lambda: (radii.append(opt.trust.radius), anchors.append(opt.trust.anchor)))
     assert opt.run(fmax=0.01, steps=200)
-    assert min(reaches) < 0.5 * opt.way.widest
-    energies = [e.energy for e in opt.way.history]
-    assert all(energies[a] <= energies[0] + 1e-3 for a in anchors)
+    assert min(radii) < 0.5 * opt.trust.settings.widest and opt.trust.rejected
+    energies = [e.energy for e in opt.trust.history]
+    assert all(energies[b] <= energies[a] + opt.trust.slack for a, b in zip(anchors, anchors[1:]))

@@ -17,7 +17,7 @@ from atomrl_nb.checkpoints import Table, checkpoints, latest_t_total, read_state
 from atomrl_nb.cli import train_main
 from atomrl_nb.diagnostics import plot_results, read_table
 from atomrl_nb.networks import NetworkSettings, load_policy
-from atomrl_nb.optimizer import shipped_policies
+from atomrl_nb.learned import shipped_policies
 from atomrl_nb.structures import InputError
 from atomrl_nb.training import (BaseCallback, ProgressBarCallback, Settings, TensorBoardCallback, loop_state, read_parameters, resume,
                                 scores, train)

@@ -12,7 +12,8 @@ import torch
 
 from atomrl_nb.benchmark import TimedCalculator, starts_of
 from atomrl_nb.checkpoints import write_text
-from atomrl_nb.optimizer import RelaxMany, RLOptimizer, find_policy
+from atomrl_nb.learned import find_policy
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer
 from atomrl_nb.structures import calculator
 
 FILE = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "overhead.json"

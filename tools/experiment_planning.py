@@ -2,13 +2,15 @@
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from atomrl_nb.benchmark import FAMILIES, TEST_SETS, starts_of
 from atomrl_nb.checkpoints import write_text
-from atomrl_nb.optimizer import RelaxMany, find_policy, loop_of
+from atomrl_nb.learned import find_policy, loop_of
+from atomrl_nb.optimizer import RelaxMany
 from atomrl_nb.structures import CountedCalculator, calculator
 
 FILE, FMAX, CAP = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "planning.json", 0.01, 200
@@ -30,10 +32,11 @@ def counts_of(name: str, arm: str, count: int) -> dict:
         atoms.calc = CountedCalculator(calculator(FAMILIES[family].calculator(None)))
     many = RelaxMany(starts, policy)
     for optimizer in many.optimizers:
+        trust = optimizer.trust
         if arm == "no trust region":
-            optimizer.way.slack = math.inf
+            trust.deviations.append(math.inf)  # any rise of the energy is accepted
         if arm == "no hand-over":
-            optimizer.way.progress.patience = CAP
+            trust.settings = replace(trust.settings, patience=CAP)
     converged = many.run(FMAX, CAP)
     return dict(set=name, arm=arm, evaluations=[a.calc.evaluations if ok else CAP for a, ok in zip(starts, converged)],
                 converged=sum(converged), handed_over=sum(map(bool, many.handed_over)))

@@ -9,7 +9,8 @@ from ase import Atoms, units
 from ase.optimize import BFGS
 
 from atomrl_nb.checkpoints import write_text
-from atomrl_nb.optimizer import RLOptimizer, find_policy
+from atomrl_nb.learned import find_policy
+from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.search import basin_hopping, multistart, search
 from atomrl_nb.structures import InputError, calculator, random_alloy
 

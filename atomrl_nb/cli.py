@@ -29,6 +29,7 @@ from .loop import LoopSearch, tune_run
 from .learned import find_policy, shipped_policies
 from .optimizer import CLASSICAL, FALLBACKS, Relaxation, relax, summary
 from .search import search
+from .suites import SUITES, measure_suite, suite_table
 from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, check_name, known_elements,
                                   load, perturb)
 from .training import Settings, as_planner, StopTrainingOnNoModelImprovement, TensorBoardCallback, check_settings, resume, settings_from, train
@@ -317,6 +318,8 @@ def bench_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a small form that only shows that it works")
     parser.add_argument("--json", metavar="FILE", help="file for the results; relax goes on with a file that is there, and writes it after every column")
     parser.add_argument("--only", metavar="A,B", type=_names, default=(), help=f"relax: only these of {', '.join(OPTIMIZERS)}, RLOptimizer")
+    parser.add_argument("--suite", metavar="NAME", help=f"relax: molecules and crystals with calculators that cost something, instead of the policies' families: {', '.join(SUITES)}; needs the extra bench, and those of the calculators")
+    parser.add_argument("--again", metavar="A,B", type=_names, default=(), help="relax --suite: measure these methods anew, such as RLOptimizer")
     parser.add_argument("--data", metavar="DIR", help="relax: folder with the Al–Fe files, which are left out without it")
     parser.add_argument("--policy", metavar="FAMILY=POLICY", action="append", default=[], help=f"relax: take this policy for a family ({', '.join(FAMILIES)}); may be repeated")
     return parser
@@ -325,6 +328,9 @@ def _check_bench(args):
     "Hold the options of `atomrl-bench` against what makes sense."
     _check_output(args.json)
     if args.part == "networks" and (args.only or args.data or args.policy): raise InputError("--only, --data and --policy belong to `atomrl-bench relax`.")
+    if args.suite and args.part != "relax": raise InputError("--suite belongs to `atomrl-bench relax`.")
+    if args.suite: return check_name(args.suite, SUITES, "suite")
+    if args.again: raise InputError("--again belongs to `atomrl-bench relax --suite NAME`.")
     if args.quick and args.part == "relax" and args.json: raise InputError("The quick form of relax is kept in no file: leave out --json.")
     wrong = [text for text in args.policy if "=" not in text]
     if wrong: raise InputError(f"--policy is FAMILY=POLICY, such as alloys=runs/mine, not {wrong[0]!r}.")
@@ -333,7 +339,8 @@ def _bench(argv):
     args = bench_parser().parse_args(argv)
     _check_bench(args)
     policies = dict(text.split("=", 1) for text in args.policy)
-    if args.part == "relax": bench_relax(args.json, args.quick, args.data, args.only, policies)
+    if args.suite: print(suite_table(measure_suite(args.suite, args.json, tuple(args.only), tuple(args.again), args.quick)))
+    elif args.part == "relax": bench_relax(args.json, args.quick, args.data, args.only, policies)
     else:
         result = bench_networks(args.quick)
         if args.json: write_text(Path(args.json), json.dumps(result, indent=1) + "\n")

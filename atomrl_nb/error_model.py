@@ -24,11 +24,11 @@ class ErrorSettings:
     "How wrong the model is thought to be."
     shares: tuple = (0.3,)  # of a spring constant, by which it is wrong
     alike: float = 0.8  # correlation of alike fragments
-    length: float = 0.3  # over which the error of a bond changes [Å]
+    length: float = 0.36  # over which the error of a bond changes [Å]
     angle: float = 0.5  # of an angle or torsion [radian]
     noise: float = 3e-4  # of the true forces [eV/Å]
-    ranges: tuple = (0.3, 1.0, 3.0)  # of inverse distances, in units of covalent radii
-    curvatures: tuple = (1.0, 5.0, 25.0, 125.0)  # errors of curvature that no fragment explains [eV/Å²]
+    ranges: tuple = (0.27, 0.9, 2.7)  # of inverse distances, in units of covalent radii
+    curvatures: tuple = (0.8, 4.0, 20.0, 100.0)  # errors of curvature that no fragment explains [eV/Å²]
     window: int = 5  # latest evaluations that range and curvature are chosen by
 
 # %% ../nbs/01g_error_model.ipynb #1f100008

@@ -20,18 +20,18 @@ from .internals import KINDS, Internals, Measured, wrapped
 
 # %% ../nbs/01f_force_field.ipynb #1ff00007
 CONSTANTS = {
-    "bond": {"one": -1.233, "short": 6.412, "hydrogen": 0.254, "hydrogen short": 0.132, "heavy": -0.609,
-             "both heavy": 0.305, "metal": -1.223, "both metal": 0.103, "metal short": -0.996,
-             "metal in a compound": -2.02},
-    "angle": {"one": -1.524, "short": 1.458, "hydrogen": -0.366, "both hydrogen": 0.353, "heavy centre": -0.7,
-              "heavy end": -0.119, "flat centre": -0.341, "two neighbours": 0.368, "narrow": -0.4,
-              "metal centre": -0.474, "metal end": -0.001, "more than four": -0.774},
-    "bend": {"one": -3.029, "short": 1.635, "metal": -1.713},
-    "torsion": {"none flat": -4.035, "one flat": -4.235, "both flat": -3.786, "both flat short": 15.015,
-                "ring of three": 0.332, "two neighbours": 0.114, "heavy": -0.87, "metal": -1.078, "chain": 0.767},
-    "flat": {"one": -2.858, "lone pair": 0.563, "lone pair hydrogen": -1.622, "long": -0.201, "heavy": 0.434},
+    "bond": {"one": -1.227, "short": 6.459, "hydrogen": 0.177, "hydrogen short": 0.072, "heavy": -0.538,
+             "both heavy": 0.555, "metal": -1.694, "both metal": 0.689, "metal short": -1.631,
+             "metal in a compound": -4.97},
+    "angle": {"one": -1.492, "short": 1.664, "hydrogen": -0.474, "both hydrogen": 0.384, "heavy centre": -0.499,
+              "heavy end": -0.044, "flat centre": -0.212, "two neighbours": 0.228, "narrow": -0.446,
+              "metal centre": -1.54, "metal end": -0.038, "more than four": -0.79},
+    "bend": {"one": -3.004, "short": 1.664, "metal": -4.181},
+    "torsion": {"none flat": -4.007, "one flat": -4.106, "both flat": -3.676, "both flat short": 15.22,
+                "ring of three": 0.39, "two neighbours": 0.243, "heavy": -0.943, "metal": -2.18, "chain": 0.769},
+    "flat": {"one": -2.937, "lone pair": 0.6, "lone pair hydrogen": -1.688, "long": 0.006, "heavy": 0.246},
 }
-COUPLED = {"bond bond": 0.052, "bond angle": 0.126, "bond opposite": -0.036, "angle angle": 0.044, "angle beside": 0.166}  # shares of the geometric mean
+COUPLED = {"bond bond": 0.043, "bond angle": 0.122, "bond opposite": -0.036, "angle angle": 0.031, "angle beside": 0.122}  # shares of the geometric mean
 UNITS = dict(bond=Hartree / Bohr**2, angle=Hartree, bend=Hartree, torsion=Hartree, flat=Hartree)
 STIFFEST = dict(bond=2.5, angle=1.0, bend=0.5, torsion=0.3, flat=0.5)  # Hartree, bohr, radian
 
@@ -138,7 +138,7 @@ def couplings(internals: Internals) -> dict:  # name, as in `COUPLED` -> rows th
             "angle angle": pairs(arms @ arms.T), "angle beside": pairs(arms @ _incidence(back[internals.angles], n).T)}
 
 # %% ../nbs/01f_force_field.ipynb #1ff00014
-MORSE = 1.9  # 1/Å, a
+MORSE = 2.3  # 1/Å, a
 FARTHEST = dict(bond=0.3, angle=0.4, bend=0.4, torsion=0.5, flat=0.5)  # Å and radian: a rest position is not sought beyond
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def hessian(field: ForceField, at: Measured) -> csr_matrix:  # (3 n_atoms, 3 n_a
     return (at.slopes.T @ (field.stiffness @ at.slopes)).tocsr()
 
 # %% ../nbs/01f_force_field.ipynb #1ff00019
-RIDGE = 0.05  # eV/Å²: added to every curvature, so that no move is endless
+RIDGE = 0.06  # eV/Å²: added to every curvature, so that no move is endless
 
 def inverse(
     matrix: csr_matrix,  # (n, n) positive semidefinite

@@ -56,13 +56,13 @@ def disagreement(
 @dataclass(frozen=True)
 class TrustSettings:
     "What is believed how far."
-    first: float = 0.3  # trust radius of the first move [Å]
+    first: float = 0.33  # trust radius of the first move [Å]
     widest: float = 0.8  # and of any [Å]
     least: float = 0.01  # [Å]
     good: float = 0.35  # error of the forecast, as a share of the forces at the anchor, below which the radius grows
     bad: float = 0.8  # and above which it falls
-    grow: float = 2.0  # to this many times the move
-    soft: float = 0.3  # eV/Å²: no move is longer than the largest force over this
+    grow: float = 1.8  # to this many times the move
+    soft: float = 0.25  # eV/Å²: no move is longer than the largest force over this
     refusals: int = 5  # in a row, after which planning is given up
     patience: int = 15  # evaluations without progress, after which it is given up
     progress: float = 0.8  # the largest force falls to this share
@@ -73,7 +73,7 @@ class Trust:
     settings: TrustSettings = TrustSettings()
     history: list = field(default_factory=list)  # of `Evaluation`
     anchor: int = 0  # evaluation that the next move starts from
-    radius: float = 0.3  # no atom moves farther in the next move [Å]
+    radius: float = 0.33  # no atom moves farther in the next move [Å]
     forecast: np.ndarray | None = None  # (3 n_atoms,) forces expected by the last plan [eV/Å]; None: it expected none
     refused: int = 0  # moves in a row
     rejected: list = field(default_factory=list)  # numbers of all evaluations that were refused
@@ -86,7 +86,7 @@ class Trust:
     @property
     def slack(self) -> float:  # [eV]
         "Tell by how much the energy may rise without meaning it."
-        return LEAST_SLACK + 2 * max(self.deviations[-5:], default=0.0)
+        return LEAST_SLACK + 3 * float(np.median(self.deviations[-5:] or [0.0]))
 
 # %% ../nbs/01i_trust.ipynb #1f30000d
 def note(
@@ -98,13 +98,13 @@ def note(
     trust.history.append(new)
     number = len(trust.history) - 1
     if number:
-        _learn_slack(trust, trust.history[trust.anchor], new)
+        _learn_slack(trust, min(trust.history[:-1], key=lambda e: largest(new.positions - e.positions)), new)
         _judge(trust, trust.history[trust.anchor], new, number)
     if number not in trust.rejected: trust.anchor, trust.meaningless = number, close
     return _gives_up(trust, number)
 
 def _learn_slack(trust, old, new):
-    "Learn how far energies and forces disagree."
+    "Learn how far energies and forces disagree, between an evaluation and the nearest one before it."
     found = disagreement(old, new)
     if found is None or trust.meaningless: return
     trust.deviations.append(found)

@@ -1,0 +1,309 @@
+"""Planning for any calculator: each test fails when the mechanism it names is taken out."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import add_adsorbate, bulk, fcc100, molecule
+from ase.calculators.calculator import CalculationFailed
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.optimize import BFGS
+
+from atomrl_nb.error_model import ErrorModel, fit, fit_linear
+from atomrl_nb.force_field import anchored, force_field, hessian
+from atomrl_nb.internals import Measured, find_internals
+from atomrl_nb.learned import find_policy
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer
+from atomrl_nb.planner import Planner, PlannerSettings, propose
+from atomrl_nb.structures import CountedCalculator, InputError, calculator, load, perturb, random_cluster
+from atomrl_nb.suites import Scaled
+from atomrl_nb.trust import Evaluation, Trust, best, evaluated, note, refuses
+from atomrl_nb.walk import Surrogate, largest
+
+
+def crystal(seed=0, amplitude=0.1):
+    atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
+    atoms.positions += np.random.default_rng(seed).normal(0, amplitude, atoms.positions.shape)
+    atoms.calc = CountedCalculator(EMT())
+    return atoms
+
+
+def slab(seed=0):
+    atoms = fcc100("Cu", (2, 2, 3), vacuum=6)
+    add_adsorbate(atoms, "O", 1.2, "hollow")
+    atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == 3))
+    atoms.positions[atoms.get_tags() < 3] += np.random.default_rng(seed).normal(0, 0.1, (9, 3))
+    atoms.calc = CountedCalculator(EMT())
+    return atoms
+
+
+def point(x, force, energy):
+    return Evaluation(np.array([[x, 0.0, 0.0]]), np.array([[force, 0.0, 0.0]]), energy)
+
+
+# --- trust
+
+def test_a_rise_of_the_energy_is_refused_even_where_the_force_falls():
+    old, new = point(0.0, 2.0, 0.0), point(0.3, 0.5, 0.1)
+    assert refuses(Trust(), old, new)
+    assert not refuses(Trust(deviations=[0.06, 0.06]), old, new)  # as much as energies and forces were seen to disagree
+    assert not refuses(Trust(by_forces=True), old, new) and not refuses(Trust(meaningless=True), old, new)
+
+
+def test_a_trebled_force_is_refused_unless_the_energy_fell():
+    old = point(0.0, 1.0, 0.0)
+    assert refuses(Trust(), old, point(0.3, 3.5, 0.0)) and not refuses(Trust(), old, point(0.3, 3.5, -0.5))
+    assert not refuses(Trust(), old, point(0.3, 2.5, 0.0))
+
+
+def test_the_trust_radius_follows_the_forecasts():
+    for error, radius in ((0.2, 0.4), (0.5, 0.3), (0.9, 0.15)):
+        trust = Trust(radius=0.3)
+        note(trust, point(0.0, 1.0, 0.0))
+        trust.forecast = np.array([0.1 + error, 0.0, 0.0])
+        note(trust, point(0.2, 0.1, -1.0))
+        assert trust.error == pytest.approx(error) and trust.radius == pytest.approx(max(radius, 0.3) if error < 0.35 and 2 * 0.2 * 0.9 < 0.3 else radius, rel=0.15)
+
+
+def test_the_best_point_is_never_a_refused_one():
+    trust = Trust()
+    for x, force, energy in ((0.0, 2.0, 0.0), (0.2, 0.1, 1.0), (0.1, 1.0, -0.5)):
+        note(trust, point(x, force, energy))
+    assert trust.rejected == [1] and best(trust) == 2
+
+
+def test_single_precision_and_flat_forces_become_plain_numbers():
+    class Single(EMT):
+        def calculate(self, *args, **kwargs):
+            super().calculate(*args, **kwargs)
+            self.results = {k: np.float32(v) if np.isscalar(v) else np.asarray(v, np.float32).ravel() for k, v in self.results.items()}
+
+    atoms = crystal()
+    atoms.calc = Single()
+    seen = evaluated(atoms)
+    assert type(seen.energy) is float and seen.forces.dtype == float and seen.forces.shape == (8, 3)
+    assert RLOptimizer(atoms, logfile=None).run(0.05, 50)
+
+
+# --- the model
+
+def test_the_force_field_pulls_as_the_true_forces_do():
+    atoms = molecule("CH3CONH2")
+    internals = find_internals(atoms)
+    measure = lambda x: Measured(internals, x, np.zeros((3, 3)))
+    atoms.rattle(0.05, seed=1)
+    truth = force_field(internals, atoms.numbers, measure(molecule("CH3CONH2").positions))
+    forces = truth.energy_forces(measure(atoms.positions))[1]
+    field = anchored(force_field(internals, atoms.numbers, measure(atoms.positions)), measure(atoms.positions), forces)
+    assert largest(field.energy_forces(measure(atoms.positions))[1] - forces) < 0.3 * largest(forces)
+
+
+def test_bonds_that_form_are_found_on_the_way():
+    atoms = molecule("C2H6")
+    planner = Planner(atoms)
+    planner.find(atoms.positions)
+    bonds = planner.internals
+    apart = atoms.positions.copy()
+    apart[0] += 3 * (apart[0] - apart[1])
+    planner.find(apart)
+    assert planner.internals is not bonds and not planner.internals.same_as(bonds) and planner.errors is None
+
+
+@pytest.mark.parametrize("process", ["fragments", "linear"])
+def test_the_process_is_exact_where_it_has_been(process):
+    atoms = crystal(1)
+    internals = find_internals(atoms)
+    measure = lambda x: Measured(internals, x, np.asarray(atoms.cell))
+    points = [atoms.positions + 0.05 * np.random.default_rng(k).normal(size=(8, 3)) for k in range(3)]
+    errors = np.stack([EMT().get_forces(Atoms(atoms.numbers, x, cell=atoms.cell, pbc=True)).ravel() for x in points])
+    springs = force_field(internals, atoms.numbers, measure(points[0]))
+    if process == "linear":
+        fitted = fit_linear(points[0], points, errors, hessian(springs, measure(points[0])))
+    else:
+        model = ErrorModel(atoms, internals, springs.constants)
+        for x in points: model.add(measure(x))
+        fitted = fit(model, [0, 1, 2], errors)
+    for x, error in zip(points, errors):
+        assert largest(fitted.energy_forces(measure(x))[1] - error) < 0.02 * largest(error)
+
+
+def test_large_structures_take_the_linear_process_and_little_time():
+    atoms = bulk("Cu", cubic=True).repeat((4, 4, 3))
+    atoms.rattle(0.05, seed=0)
+    atoms.calc = CountedCalculator(EMT())
+    opt = RLOptimizer(atoms, policy="none", logfile=None)
+    assert opt.run(0.05, 30) and atoms.calc.evaluations <= 10 and opt.planner.errors is None
+
+
+# --- what is planned in
+
+def test_nothing_known_needs_a_fraction_of_bfgs():
+    ours, theirs = slab(1), slab(1)
+    assert RLOptimizer(ours, policy="none", logfile=None).run(0.01, 100) and BFGS(theirs, logfile=None).run(0.01, 200)
+    assert ours.calc.evaluations < 0.5 * theirs.calc.evaluations
+    np.testing.assert_array_equal(ours.positions[ours.get_tags() == 3], slab(1).positions[slab(1).get_tags() == 3])
+
+
+def test_a_policy_plans_for_the_part_that_it_knows():
+    counts = {}
+    for policy in ("auto", "none"):
+        starts = [slab(seed) for seed in range(3)]
+        opts = [RLOptimizer(atoms, policy=policy, logfile=None) for atoms in starts]
+        assert all(opt.run(0.01, 100) for opt in opts)
+        counts[policy] = sum(atoms.calc.evaluations for atoms in starts)
+    assert "for the part that it knows" in RLOptimizer(slab(), logfile=None).planned_in
+    assert counts["auto"] < counts["none"]
+
+
+def test_a_surrogate_is_believed_as_long_as_the_evidence_speaks_for_it():
+    counts = {}
+    for name, surrogate in {"none": None, "same": EMT(), "soft": Scaled(EMT(), 0.6), "upside down": Scaled(EMT(), -1.0)}.items():
+        starts = [crystal(seed) for seed in range(4)]
+        assert all(RLOptimizer(atoms, policy="none", surrogate=surrogate, logfile=None).run(0.01, 100) for atoms in starts)
+        counts[name] = [atoms.calc.evaluations for atoms in starts]
+    assert max(counts["same"]) == 1 and max(counts["soft"]) <= 2
+    assert np.mean(counts["upside down"]) <= np.mean(counts["none"]) + 2
+
+
+def test_a_policy_or_a_surrogate_but_not_both():
+    with pytest.raises(InputError, match="not both"):
+        RLOptimizer(crystal(), policy="fcc-alloys", surrogate="emt", logfile=None)
+
+
+def test_a_surrogate_that_fails_is_left():
+    class Broken(EMT):
+        def calculate(self, *args, **kwargs): raise CalculationFailed("no")
+
+    atoms = crystal()
+    opt = RLOptimizer(atoms, surrogate=Broken(), logfile=None)
+    assert opt.run(0.01, 50) and "the surrogate failed" in opt.planned_in
+
+
+def test_a_policy_away_from_home_begins_carefully():
+    home, other = crystal(), crystal()
+    other.calc = calculator("lj:sigma=2.3")
+    radius = lambda atoms: RLOptimizer(atoms, "fcc-alloys", logfile=None).trust.radius
+    assert radius(home) > 1.0 and radius(other) == 0.3
+    dimer = Atoms("Ar2", [[0, 0, 0], [0, 0, 1.5]], calculator=CountedCalculator(calculator("lj")))
+    assert RLOptimizer(dimer, "lj-clusters", logfile=None).run(0.01, 50) and dimer.calc.evaluations <= 8
+
+
+def test_a_policy_of_nans_is_refused(tmp_path):
+    from atomrl_nb.networks import save_policy
+    actor, card = find_policy("fcc-alloys")
+    next(actor.parameters()).data.fill_(float("nan"))
+    save_policy(tmp_path / "p.safetensors", actor, card)
+    with pytest.raises(InputError, match="damaged"):
+        find_policy(tmp_path / "p.safetensors")
+
+
+# --- errors belong to one structure
+
+def test_a_failed_calculation_is_a_refused_move():
+    class Fragile(EMT):
+        before, failures = None, 0
+
+        def calculate(self, atoms=None, *args, **kwargs):
+            if self.before is not None and largest(atoms.positions - self.before) > 0.2:
+                self.failures += 1
+                raise CalculationFailed("SCF not converged")
+            super().calculate(atoms, *args, **kwargs)
+            self.before = atoms.positions.copy()
+
+    atoms = perturb(load("alloys4-heldout")[1], 0.5, seed=3)
+    atoms.calc = fragile = Fragile()
+    assert RLOptimizer(atoms, logfile=None).run(0.01, 60) and fragile.failures
+
+
+def test_a_calculation_that_always_fails_is_an_error_and_the_atoms_go_back():
+    class Once(EMT):
+        done = False
+
+        def calculate(self, *args, **kwargs):
+            if self.done: raise CalculationFailed("SCF not converged")
+            super().calculate(*args, **kwargs)
+            self.done = True
+
+    atoms = crystal()
+    start = atoms.positions.copy()
+    atoms.calc = Once()
+    with pytest.raises(CalculationFailed):
+        RLOptimizer(atoms, logfile=None).run(0.01, 60)
+    np.testing.assert_array_equal(atoms.positions, start)
+
+
+def test_one_bad_structure_leaves_the_others_alone():
+    many = [crystal(k) for k in range(3)] + [Atoms("Cu2", [[0, 0, 0], [0.09, 0, 0]]), Atoms(), crystal(9)]
+    many[-1].calc = CountedCalculator(Scaled(EMT(), 1e20))
+    relaxer = RelaxMany(many)
+    converged = relaxer.run(0.05, 60)
+    assert converged[:3] == [True] * 3 and not any(converged[3:5])
+    assert "closer than" in relaxer.failed[3] and "no atoms" in relaxer.failed[4] and not any(relaxer.failed[:3])
+
+
+def test_no_cluster_with_a_close_pair_is_lost():
+    for k in range(4):
+        rng = np.random.default_rng([5, k])
+        atoms = random_cluster(6 + k, rng)
+        u = rng.normal(size=3)
+        atoms.positions[1] = atoms.positions[0] + 0.15 * u / np.linalg.norm(u)
+        atoms.calc = calculator("lj")
+        assert RLOptimizer(atoms, policy="lj-clusters", logfile=None).run(0.05, 500)
+
+
+# --- the end
+
+def test_an_end_above_the_start_is_not_converged():
+    atoms = crystal()
+    opt = RLOptimizer(atoms, policy="none", logfile=None)
+    opt.fmax = 0.05
+    now = evaluated(atoms)
+    opt.planner.note(now)
+    opt.trust.history[0].energy -= 5.0
+    assert not opt.end(True) and "above the start" in opt.above_start
+
+
+def test_an_unconverged_run_leaves_the_best_point():
+    atoms = crystal(2, 0.25)
+    opt = RLOptimizer(atoms, policy="none", logfile=None)
+    opt.run(1e-12, 6)
+    assert atoms.get_potential_energy() <= min(e.energy for e in opt.trust.history) + opt.trust.slack
+
+
+def test_a_restart_file_belongs_to_one_structure(tmp_path):
+    first, other = crystal(1), slab(1)
+    RLOptimizer(first, surrogate=Scaled(EMT(), 0.8), surrogate_first=False, logfile=None, restart=tmp_path / "r.json").run(0.01, 2)
+    saved = json.loads((tmp_path / "r.json").read_text())
+    assert len(saved["surrogate"]) == len(saved["trust"]["history"]) == 2
+    again = crystal(1)
+    again.positions = first.positions
+    surrogate = CountedCalculator(Scaled(EMT(), 0.8))
+    opt = RLOptimizer(again, surrogate=surrogate, logfile=None, restart=tmp_path / "r.json")
+    assert len(opt.trust.history) == 2 and len(opt.planner.surrogate.seen) == 2 and surrogate.evaluations == 0
+    with pytest.raises(InputError, match="another structure"):
+        RLOptimizer(other, logfile=None, restart=tmp_path / "r.json")
+
+
+def test_no_point_is_evaluated_twice():
+    class Watchful(EMT):
+        seen = []
+
+        def calculate(self, atoms=None, *args, **kwargs):
+            assert not any(np.array_equal(atoms.positions, x) for x in self.seen)
+            self.seen.append(atoms.positions.copy())
+            super().calculate(atoms, *args, **kwargs)
+
+    for policy in ("auto", "none"):
+        atoms = crystal(3)
+        atoms.calc = Watchful()
+        atoms.calc.seen = []
+        assert RLOptimizer(atoms, policy=policy, logfile=None).run(0.01, 60)
+
+
+def test_energies_that_disagree_throughout_are_not_believed():
+    trust = Trust()
+    for k in range(6):
+        note(trust, point(0.05 * 0.9**k, 2.0 * 0.9**k, -5.0 * k * (-1) ** k))
+    assert trust.by_forces and not trust.rejected and trust.anchor == 5

@@ -287,6 +287,7 @@ def fit_linear(
 def _solved(inside, plane, square, reach, noise):
     "Solve within the space of the displacements: log evidence, range, weights, decay between points."
     decay, d, n = np.exp(-square / (2 * reach**2)), inside[:, None] - inside, inside.shape[1]
+    if not n: return 0.0, reach, np.zeros_like(plane), decay  # a single point
     matrix = (decay[..., None, None] * (np.eye(n) - d[..., :, None] * d[..., None, :] / reach**2)).transpose(0, 2, 1, 3).reshape(plane.size, -1)
     lower = np.linalg.cholesky(matrix + noise * np.eye(len(matrix)))
     half = solve_triangular(lower, plane.ravel(), lower=True)

@@ -6,7 +6,7 @@
 __all__ = ['RISE', 'RIVALS', 'FOR_MOLECULES', 'CRYSTALS', 'SYMMETRIC', 'SUITES', 'Arrived', 'Spent', 'Referee', 'Row', 'measured',
            'planning', 'TimedSurrogate', 'relax_first', 'second_derivatives', 'published', 'g2_names', 'g2_starts',
            'crystal_starts', 'Scaled', 'Rough', 'BondsAlone', 'Suite', 'with_options', 'methods', 'provenance',
-           'measure_suite', 'rows_as_json', 'suite_table']
+           'measure_suite', 'rows_as_json', 'Replayed', 'Moment', 'replay', 'suite_table']
 
 # %% ../nbs/13c_suites.ipynb #13c00004
 import contextlib, importlib.metadata, importlib.resources, io, itertools, json, os, subprocess, tempfile, time, warnings
@@ -20,6 +20,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.collections import g2
+from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.io import read
 from ase.optimize import BFGS, FIRE2, LBFGS, BFGSLineSearch, GoodOldQuasiNewton, GPMin
@@ -31,8 +32,9 @@ from .benchmark import fell_apart, interval
 from .checkpoints import write_text
 from .internals import Measured, find_internals
 from .optimizer import RLOptimizer
-from .planner import Planner, free_coordinates, settled
+from .planner import Planner, free_coordinates, propose, settled
 from .structures import CountedCalculator, InputError, calculator, check_name, fcc_alloy
+from .trust import Evaluation
 from .walk import Surrogate, largest
 
 # %% ../nbs/13c_suites.ipynb #13c00007
@@ -398,6 +400,48 @@ def rows_as_json(result: dict) -> str:
     return json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n  {rows}\n ]\n}}\n'
 
 # %% ../nbs/13c_suites.ipynb #13c00020
+class Replayed(Calculator):
+    "Answer from the calls that were kept."
+    implemented_properties = ["energy", "forces"]
+
+    def __init__(
+        self,
+        calls: list,  # of positions, energy and forces
+        near: float = 1e-4,  # Å: how far a question may be from what was kept
+    ):
+        super().__init__()
+        self.places, self.calls, self.near = np.array([call["positions"] for call in calls]), calls, near
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        apart = np.abs(self.places - self.atoms.positions).max(axis=(1, 2))
+        if apart.min() > self.near: raise LookupError(f"no call was kept within {apart.min():.1g} Å of this geometry")
+        call = self.calls[int(apart.argmin())]
+        self.results = dict(energy=call["energy"], forces=np.array(call["forces"]))
+
+@dataclass(frozen=True)
+class Moment:
+    "What a planner thought after an evaluation."
+    fmax: float  # largest true force [eV/Å]
+    error: float  # of the last forecast, as a share of the forces at its anchor
+    radius: float  # trust radius of the next move [Å]
+    planned_in: str
+    off: float  # how far its proposal is from the next point that was evaluated [Å]; NaN at the last
+
+# %% ../nbs/13c_suites.ipynb #13c00021
+def replay(row: dict) -> list:  # of `Moment`
+    "Feed a planner with the calls of a recorded relaxation, and compare what it proposes with what came next."
+    atoms = Atoms(row["numbers"], row["start_positions"], cell=row["cell"], pbc=row["pbc"], constraint=FixAtoms(row["fixed"]) if row["fixed"] else None)
+    points = [Evaluation(np.array(call["positions"]), np.array(call["forces"]) * free_coordinates(atoms).reshape(-1, 3), call["energy"]) for call in row["calls"]]
+    known = Surrogate(atoms, Replayed(row["surrogate_answers"]), free_coordinates(atoms), row["surrogate"]) if row["surrogate_answers"] else None
+    planner, found = Planner(atoms, known), []
+    for now, after in zip(points, [*points[1:], None]):
+        planner.note(now)
+        proposal = None if after is None else propose(planner, row["fmax"] * 0.999)
+        found.append(Moment(now.fmax, planner.trust.error, planner.trust.radius, planner.planned_in, np.nan if after is None else largest(proposal - after.positions)))
+    return found
+
+# %% ../nbs/13c_suites.ipynb #13c00024
 def suite_table(
     result: dict,
     keep: Callable = lambda start: True,  # which starts

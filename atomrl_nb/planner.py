@@ -69,6 +69,17 @@ class Planner:
         if self.internals is None: self.find(new.positions)
         return note(self.trust, new, close=self.relative(new.positions).min(initial=np.inf) < self.settings.too_close)
 
+    def driving(self, evaluation: Evaluation) -> np.ndarray:  # (3 n_atoms,) [eV/Å]
+        "Take the forces that change the shape: those that would move or turn the whole are noise, as of a grid in space."
+        forces = evaluation.forces.ravel() * self.free
+        if not self.free.all(): return forces
+        rigid = [np.tile(axis, len(self.atoms)) for axis in np.eye(3)]
+        centred = evaluation.positions - evaluation.positions.mean(axis=0)
+        if not self.atoms.pbc.any(): rigid += [np.cross(axis, centred).ravel() for axis in np.eye(3)]
+        moves, sizes, _ = np.linalg.svd(np.stack(rigid, axis=1), full_matrices=False)
+        moves = moves[:, sizes > 1e-6 * sizes[0]]
+        return forces - moves @ (moves.T @ forces)
+
     def relative(self, positions: np.ndarray) -> np.ndarray:  # (n_bonded,) in units of the covalent radii
         "Measure the bonds."
         i, j = self.internals.ends[:len(self.internals.back)].T
@@ -97,7 +108,7 @@ def options(planner: Planner) -> list:  # of `Option`, the most probable first
     most = s.absurd * trust.history[trust.anchor].fmax
     chosen = [trust.anchor, *[k for k, e in enumerate(trust.history) if k != trust.anchor and e.fmax < most][1 - keep:]]
     points = [planner.measure(trust.history[k].positions) for k in chosen]
-    forces = np.stack([trust.history[k].forces.ravel() * planner.free for k in chosen])
+    forces = np.stack([planner.driving(trust.history[k]) for k in chosen])
     planner.springs = anchored(planner.springs, points[0], forces[0])
     candidates = [(planner.springs, s.errors, 0.0)]
     if planner.surrogate is not None:
@@ -138,7 +149,7 @@ def propose(
         trust.error = first_error(planner)
         if trust.error < s.trust.good: trust.radius = s.trust.widest
     _say(planner, first, others)
-    at, forces = planner.measure(here.positions), here.forces.ravel() * planner.free
+    at, forces = planner.measure(here.positions), planner.driving(here)
     solve, radius = inverse(hessian(planner.springs, at)), min(trust.radius, here.fmax / s.trust.soft + 0.02)
     end = walk(exact_at(first.known, first.learnt, at, forces), planner.measure, here.positions, solve, radius, fmax, s.walk, trust.error)
     if largest(end.positions - here.positions) < 1e-6:  # the model sees no way down

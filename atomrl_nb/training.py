@@ -466,9 +466,9 @@ def scores(
         found.setdefault(int(row["t_total"]), []).append(int(row["steps"]))
     return {t: float(np.mean(steps)) for t, steps in found.items()}
 
-def _offer(trainer, run):
+def _offer(trainer, run, **tested):
     "Make the present actor the policy that the run offers."
-    with disk_errors(run/"policy.safetensors"): save_policy(run/"policy.safetensors", trainer.agent.actor, card_of(trainer))
+    with disk_errors(run/"policy.safetensors"): save_policy(run/"policy.safetensors", trainer.agent.actor, card_of(trainer) | tested)
 
 # %% ../nbs/09_training.ipynb #d0b20013
 def surroundings(
@@ -631,7 +631,7 @@ class EvalCallback(BaseCallback):
         with disk_errors(path), Trajectory(path, "w") as file:
             for frame in frames: file.write(frame)
         found = scores(loop.run)
-        if found[loop.trainer.t_total] <= min(found.values()): _offer(loop.trainer, loop.run)
+        if found[loop.trainer.t_total] <= min(found.values()): _offer(loop.trainer, loop.run, success=float(np.mean([row["terminated"] for row in results])))
 
 # %% ../nbs/09_training.ipynb #c7a2e005
 def read_changes(

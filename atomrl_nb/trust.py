@@ -84,9 +84,14 @@ class Trust:
     error: float = np.nan  # of the last forecast, as a share of the forces at the anchor
 
     @property
+    def noise(self) -> float:  # [eV]
+        "Tell how far energies and forces were seen to disagree."
+        return 3 * float(np.median(self.deviations[-5:] or [0.0]))
+
+    @property
     def slack(self) -> float:  # [eV]
         "Tell by how much the energy may rise without meaning it."
-        return LEAST_SLACK + 3 * float(np.median(self.deviations[-5:] or [0.0]))
+        return LEAST_SLACK + self.noise
 
 # %% ../nbs/01i_trust.ipynb #1f30000d
 def note(
@@ -119,7 +124,7 @@ def refuses(trust: Trust, old: Evaluation, new: Evaluation) -> bool:
     if trust.meaningless: return rise > trust.slack and new.fmax > old.fmax
     trebled = new.fmax > 3 * old.fmax
     if trust.by_forces or not np.isfinite(new.energy - old.energy): return trebled
-    return rise > trust.slack or trebled and rise > -trust.slack
+    return rise > trust.slack or trebled and rise > -trust.slack or new.fmax > old.fmax and rise > -trust.noise
 
 def _judge(trust, old, new, number):
     "Refuse a move, or adjust the trust radius by what the forecast was worth."

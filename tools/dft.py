@@ -25,7 +25,7 @@ class PySCF(Calculator):
         place = list(zip(self.atoms.get_chemical_symbols(), self.atoms.positions))
         shape = gto.M(atom=place, basis=self.basis, charge=self.charge, verbose=0)
         field = dft.RKS(shape, xc=self.method).density_fit()
-        field.grids.level, field.conv_tol = 4, 1e-9
+        field.grids.level, field.conv_tol = 2, 1e-9
         energy = field.kernel(dm0=self.density)
         if not field.converged:
             raise RuntimeError("the SCF did not converge")

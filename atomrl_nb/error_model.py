@@ -149,10 +149,15 @@ class ErrorModel:
         phi, jacobian = self.distances.measure(at)
         new = Seen(at, at.slopes.toarray(), phi, jacobian.toarray())
         if not self.points: self.scale = len(at.positions) * 3 / max((jacobian.data**2).sum(), 1e-12)  # c
-        for k, old in enumerate([*self.points, new]):
-            d = new.phi - old.phi
-            new.near[k] = new.jacobian.T @ old.jacobian, new.jacobian.T @ d, old.jacobian.T @ d, d @ d, self._of_fragments(new, old)
         self.points.append(new)
+
+    def pair(self, k: int, l: int) -> tuple:  # J^T J, J^T d and d^2 of points k >= l, and K of their fragments
+        "Compare two points, once."
+        new, old = self.points[k], self.points[l]
+        if l not in new.near:
+            d = new.phi - old.phi
+            new.near[l] = new.jacobian.T @ old.jacobian, new.jacobian.T @ d, old.jacobian.T @ d, d @ d, self._of_fragments(new, old)
+        return new.near[l]
 
     def _of_fragments(self, new, old):
         n, parts = len(new.at.values), [f.covariance(new.at.values, old.at.values) for f in self.fragments]
@@ -174,7 +179,7 @@ def covariance(
     whole = np.empty((len(chosen), size, len(chosen), size))
     for a, k in enumerate(chosen):
         for b, l in enumerate(chosen[:a + 1]):
-            product, left, right, square, fragments = model.points[max(k, l)].near[min(k, l)]
+            product, left, right, square, fragments = model.pair(max(k, l), min(k, l))
             part = WHOLE * variance * model.scale * np.exp(-square / (2 * reach**2)) * (product - np.outer(left, right) / reach**2) + share**2 * fragments
             whole[a, :, b], whole[b, :, a] = (part, part.T) if k >= l else (part.T, part)
     whole = whole.reshape(len(chosen) * size, -1)
@@ -233,6 +238,7 @@ def fit(
 ) -> Fitted:
     "Choose range, curvature and share by their evidence, and learn the errors."
     s, size = settings or model.settings, errors.shape[1]
+    for k in set(range(len(model.points))) - set(chosen): model.points[k].near.clear()  # memory
     few = np.array([0, *range(max(1, len(chosen) - max(2, min(s.window, 1000 // size))), len(chosen))])  # the anchor and the latest
     least = max((errors[few]**2).mean(), 1e-12)
     variances = {l: dict.fromkeys(max(least, (kappa * l)**2 * model.scale) for kappa in s.curvatures) for l in s.ranges}

@@ -11,12 +11,13 @@ __all__ = ['SHORT', 'STIFFEST', 'FALLBACKS', 'LARGE', 'FAILURES', 'DOUBTED', 'CL
 import math, sys, time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
@@ -55,13 +56,14 @@ def plan_for(
     surrogate: Calculator | None = None,
     maxstep: float = np.inf,  # no atom moves farther in one step [Å]
     patience: int | None = None,
+    name: str = "",  # of the surrogate
 ) -> tuple:  # planner, what is planned in and why, policy (actor, card) of a part of the structure or None
     "Choose the planner of a structure."
     settings = TrustSettings(widest=min(maxstep, TrustSettings.widest), first=min(maxstep, TrustSettings.first), patience=patience or TrustSettings.patience)
     fresh = lambda known=None: Planner(atoms, known, trust=Trust(settings, radius=settings.first))
     if surrogate is not None:
         if isinstance(policy, tuple) or policy not in ("auto", "none"): raise InputError("Give a policy or a surrogate, not both.")
-        known = Surrogate(atoms, surrogate, free_coordinates(atoms))
+        known = Surrogate(atoms, surrogate, free_coordinates(atoms), name)
         return fresh(known), f"{known.name}, because it was given", None
     if not isinstance(policy, tuple) and policy == "none": return fresh(), "a model force field, because no policy was asked for", None
     found, name = _policy(atoms, policy)
@@ -73,11 +75,14 @@ def plan_for(
     if actor.settings.head == "potential" and known_part(atoms, card).any(): return fresh(), f"a model force field and {name} for the part that it knows", found
     return fresh(), f"a model force field, because {name} knows nothing of {atoms.symbols}", None
 
+@lru_cache(maxsize=None)
+def _shipped() -> dict: return {name: find_policy(name) for name in shipped_policies()}  # read once
+
 def _policy(atoms, policy):
     "Find a policy and how to call it."
     if isinstance(policy, tuple): return policy, "the given policy"
     if policy != "auto": return find_policy(policy), f"the policy {policy}"
-    shipped = {name: find_policy(name) for name in shipped_policies()}
+    shipped = _shipped()
     name = choose_policy(atoms, shipped)
     return (shipped[name], f"the policy {name}") if name else (None, "")
 
@@ -127,9 +132,15 @@ class Staged(Optimizer):
     planned_in: str  # what is planned in, and why
     handed_over: str  # why planning was given up; empty where it was not
     fallback: Optimizer | None  # the last resort
+    last: Evaluation | None  # of where the atoms are, or were
 
     @property
     def trust(self) -> Trust: return self.planner.trust
+
+    def here(self) -> Evaluation:
+        "Take the evaluation of the present positions: the last one, where it was of these."
+        if self.last is None or not np.array_equal(self.last.positions, self.atoms.positions): self.last = evaluated(self.atoms)
+        return self.last
 
     def say(self, text: str):
         "Write a line into the log."
@@ -139,7 +150,7 @@ class Staged(Optimizer):
         "Go to the next stage."
         if isinstance(self.planner, LearnedPlanner):
             old, first = self.trust, min(self.maxstep, TrustSettings.first)
-            settings = TrustSettings(widest=min(self.maxstep, TrustSettings.widest), first=first)
+            settings = TrustSettings(widest=min(self.maxstep, TrustSettings.widest), first=first, patience=self.patience or TrustSettings.patience)
             trust = Trust(settings, old.history, best(old), first, rejected=old.rejected, deviations=old.deviations, by_forces=old.by_forces)
             trust.landmark = len(old.history) - 1, old.history[trust.anchor].fmax, old.history[trust.anchor].energy
             self.planner = Planner(self.atoms, trust=trust)
@@ -157,16 +168,19 @@ class Staged(Optimizer):
     def hand_over(self, reason: str):
         "Leave planning, for a reason that goes into the log, with a step from the best point, whose forces are known."
         self.handed_over, trust = reason, self.trust
-        if not trust.history: trust.history.append(evaluated(self.atoms))
+        if not trust.history: trust.history.append(self.here())
         here, matrix, longest = trust.history[best(trust)], best_matrix(self.atoms, trust), min(self.maxstep, BFGS.defaults["maxstep"])
         step = here.forces / BFGS.defaults["alpha"] if matrix is None else fake_step(matrix, here.forces, longest)
-        self.atoms.set_positions(here.positions + step * min(1.0, longest / max(largest(step), 1e-12)))
         self.say(f"handing over to {self.fallback_name if self.fallback_name != 'auto' else 'a classical optimizer'}, because {reason}")
+        self.move_to(here.positions + step * min(1.0, longest / max(largest(step), 1e-12)), here)
 
     def step_classical(self):
-        "Take a step of the last resort."
-        if self.fallback is None: self.fallback = last_resort(self.atoms, self.trust, evaluated(self.atoms), self.fallback_name, self.maxstep)
+        "Take a step of the last resort, and keep what it was told."
+        now, known = self.here(), self.trust.history
+        if self.fallback is None: self.fallback = last_resort(self.atoms, self.trust, now, self.fallback_name, self.maxstep)
+        if not np.array_equal(known[-1].positions, now.positions): known.append(now)
         self.fallback.step()
+        self.dump(saved(self))
 
 # %% ../nbs/12_optimizer.ipynb #12ca0009
 FAILURES = 4  # calculations in a row that may fail after a move
@@ -175,12 +189,17 @@ DOUBTED = 3.0  # eV/Å: where a surrogate has relaxed to larger forces than this
 class Moving(Staged):
     "How atoms are moved, and where a run begins and ends."
 
-    def move_to(self, positions: np.ndarray):  # (n_atoms, 3) [Å]
+    def move_to(
+        self,
+        positions: np.ndarray,  # (n_atoms, 3) [Å]
+        origin: Evaluation | None = None,  # where the move begins; None: at the anchor
+    ):
         "Move and evaluate; shorter, where the calculation fails."
-        anchor, move = self.trust.history[self.trust.anchor].positions, positions - self.trust.history[self.trust.anchor].positions
+        anchor = (origin or self.trust.history[self.trust.anchor]).positions
+        move = positions - anchor
         for k in range(FAILURES):
             self.atoms.set_positions(anchor + move / 3**k)
-            try: return evaluated(self.atoms)
+            try: return self.here()
             except Exception as error:  # whatever a calculator raises
                 failure, self.trust.forecast = error, None
                 self.trust.radius = max(self.trust.settings.least, largest(move) / 3**(k + 1))
@@ -190,30 +209,41 @@ class Moving(Staged):
 
     def begin(self, fmax: float):
         "Relax in the surrogate first."
+        self.resumed = True  # a point that an earlier run has noted may come first
         self.say(f"planning in {self.planned_in}")
         surrogate = getattr(self.planner, "surrogate", None)
         if self.trust.history or self.handed_over or surrogate is None or not self.surrogate_first: return
-        self.start = self.atoms.positions.copy()
-        try: self.atoms.set_positions(settled(self.planner, self.start, fmax / 2))
+        start = self.atoms.positions.copy()
+        try: self.atoms.set_positions(settled(self.planner, start, fmax / 2))
         except Exception as error:  # whatever a calculator raises
             self.planner.surrogate = None
             self.plan_in(f"a model force field, because the surrogate failed ({type(error).__name__}: {error})")
+        if not np.array_equal(self.atoms.positions, start): self.start = start
+
+    def go_back(self):
+        "Leave the best point; what the calculator remembers is of another one."
+        back = self.trust.history[best(self.trust)]
+        if np.array_equal(back.positions, self.atoms.positions): return
+        self.atoms.set_positions(back.positions)
+        getattr(self.atoms.calc, "results", {}).clear()
+        self.last = back
 
     def end(self, converged: bool) -> bool:  # whether the run has converged
         "Leave the best point, and refuse an end above the start."
-        now, trust = evaluated(self.atoms), self.trust
-        if not trust.history: trust.history.append(now)
-        start, self.last = trust.history[0], now
+        now, trust = self.here(), self.trust
+        if not self.handed_over and not self.seen(now): self.planner.note(now)
+        elif not self.seen(now): trust.history.append(now)
+        start = trust.history[0]
         if converged and not trust.by_forces and now.energy > start.energy + trust.slack:
             self.above_start = f"the end lies {now.energy - start.energy:.3g} eV above the start"
             self.say(f"not converged, because {self.above_start}")
             return False
-        back = trust.history[best(trust)]
-        better = back.fmax < now.fmax if trust.by_forces or not np.isfinite(now.energy) else back.energy < now.energy - trust.slack
-        if not converged and better:
-            self.atoms.set_positions(back.positions)
-            self.last = back
+        if not converged: self.go_back()
         return converged
+
+    def seen(self, now: Evaluation) -> bool:
+        "Tell whether an evaluation has been noted."
+        return any(np.array_equal(now.positions, known.positions) for known in self.trust.history)
 
 # %% ../nbs/12_optimizer.ipynb #b48e8223
 class RLOptimizer(Moving):
@@ -228,7 +258,7 @@ class RLOptimizer(Moving):
         restart=None,  # file that keeps the evaluations of this relaxation, to go on after a crash
         logfile="-",  # as in ASE
         trajectory=None,  # as in ASE
-        maxstep: float | None = None,  # no atom moves farther in one step [Å]
+        maxstep: float | None = None,  # no atom moves farther in one step [Å]; the first relaxation in a surrogate is no step
         fallback: str = "auto",  # last resort: one of `FALLBACKS`, or "auto" for the strongest one
         patience: int | None = None,  # evaluations without progress before planning is given up; None: the planner's
         surrogate_first: bool = True,  # relax in the surrogate before the first evaluation
@@ -237,23 +267,26 @@ class RLOptimizer(Moving):
         if isinstance(atoms, OptimizableAtoms): atoms = atoms.atoms  # what ASE's basin hopping gives
         if not isinstance(atoms, Atoms): raise InputError(f"RLOptimizer relaxes atoms in a fixed cell, not a {type(atoms).__name__}: take a classical optimizer for cells.")
         check_structure(atoms, atoms.info.get("source", str(atoms.symbols)))
-        self.maxstep, self.surrogate_first = maxstep or self.defaults["maxstep"], surrogate_first
+        if maxstep is not None and not maxstep > 0: raise InputError(f"maxstep must be positive, not {maxstep}.")
+        self.maxstep, self.surrogate_first, self.patience = maxstep or self.defaults["maxstep"], surrogate_first, patience
         self.fallback_name = fallback if fallback == "auto" else check_name(fallback, FALLBACKS, "fallback")
-        surrogate = calculator(surrogate) if isinstance(surrogate, str) else surrogate
-        self.planner, self.planned_in, self.part = plan_for(atoms, policy, surrogate, self.maxstep, patience)
-        self.fallback, self.handed_over, self.above_start, self.start, self.last = None, "", "", None, None
+        name, surrogate = (surrogate, calculator(surrogate)) if isinstance(surrogate, str) else ("", surrogate)
+        self.planner, self.planned_in, self.part = plan_for(atoms, policy, surrogate, self.maxstep, patience, name)
+        self.fallback, self.handed_over, self.above_start, self.start, self.last, self.resumed = None, "", "", None, None, True
         super().__init__(atoms, restart, logfile, trajectory, **kwargs)
 
     def step(self, forces=None):
         "Move once; forces and energy of the present positions are taken from the calculator's results."
         if self.handed_over: return self.step_classical()
-        self.observe(evaluated(self.atoms))
+        self.observe(self.here())
         positions = self.ask()
-        if not self.handed_over: self.move_to(positions)
         self.dump(saved(self))
+        if not self.handed_over: self.move_to(positions)
 
     def observe(self, now: Evaluation):
         "Take note of an evaluation, and go to the next stage where planning should be given up."
+        known, self.resumed = self.resumed and self.seen(now), False
+        if known: return
         if not self.trust.history and (reason := _foreign(self.atoms)): return self.hand_over(reason)
         if not self.trust.history and self.part: self.planner.surrogate = LearnedEnergy(*self.part, self.atoms, now, free_coordinates(self.atoms))
         believed, reason = not self.trust.by_forces, self.planner.note(now)
@@ -273,18 +306,22 @@ class RLOptimizer(Moving):
         if before and before != self.planner.planned_in: self.plan_in(f"{self.planner.planned_in}, because {self.planner.why}")
         return positions
 
-    def run(self, fmax: float = 0.05, steps: int = 100_000_000) -> bool:  # whether the largest force norm is at most fmax, at no higher energy
+    def run(self, fmax: float = 0.05, steps: int = 100_000_000) -> bool:  # whether the largest force norm is at most fmax, at no higher energy than the first evaluation
         "Relax."
         self.fmax = fmax
         self.begin(fmax)
-        return self.end(bool(super().run(fmax=fmax, steps=steps)))
+        try: return self.end(bool(super().run(fmax=fmax, steps=steps)))
+        except Exception:  # whatever a calculator raises
+            if self.trust.history: self.go_back()
+            raise
 
     def irun(self, fmax: float = 0.05, steps: int = 100_000_000) -> Iterator[bool]:
         "Relax step by step."
         self.fmax, converged = fmax, False
         self.begin(fmax)
-        for converged in super().irun(fmax=fmax, steps=steps): yield converged
-        self.end(bool(converged))
+        try:
+            for converged in super().irun(fmax=fmax, steps=steps): yield converged
+        finally: self.end(bool(converged))
 
     def read(self):
         "Go on with a restart file."
@@ -303,17 +340,23 @@ def saved(opt: RLOptimizer) -> dict:
     "Put the state of a relaxation into plain values."
     seen = getattr(getattr(opt.planner, "surrogate", None), "seen", {})
     answers = [seen.get(e.positions.tobytes()) for e in opt.trust.history]
-    return dict(structure=_identity(opt.atoms), trust=asdict(opt.trust), surrogate=[answer and (answer[0], answer[1]) for answer in answers],
+    dropped = getattr(opt.planner, "surrogate", None) is None
+    return dict(structure=_identity(opt.atoms), trust=asdict(opt.trust), surrogate=None if dropped else [answer and (answer[0], answer[1]) for answer in answers],
                 learned=isinstance(opt.planner, LearnedPlanner), planned_in=opt.planned_in, handed_over=opt.handed_over)
 
 def restore(opt: RLOptimizer, state: dict):
     "Go on with a saved state."
-    if state.get("structure") != _identity(opt.atoms): raise InputError(f"The restart file belongs to another structure, {state.get('structure', {}).get('symbols')}: name another file, or delete it.")
+    if not isinstance(state, dict) or "structure" not in state: raise InputError("The restart file was not written by RLOptimizer: name another file, or delete it.")
+    here, there = _identity(opt.atoms), state["structure"]
+    if (here["symbols"], here["pbc"]) != (there["symbols"], there["pbc"]) or not np.allclose(here["cell"], there["cell"], atol=1e-6):
+        raise InputError(f"The restart file belongs to another structure, {there['symbols']}: name another file, or delete it.")
     trust = Trust(**state["trust"] | dict(settings=TrustSettings(**state["trust"]["settings"]), history=[Evaluation(**e) for e in state["trust"]["history"]],
                                           landmark=tuple(state["trust"]["landmark"])))
     if isinstance(opt.planner, LearnedPlanner) and not state["learned"]: opt.planner = Planner(opt.atoms)
     opt.planner.trust, opt.planned_in = trust, state["planned_in"]
-    if state["handed_over"]: opt.hand_over(state["handed_over"])
+    opt.handed_over = state["handed_over"]
+    if opt.handed_over: return
+    if state["surrogate"] is None and not state["learned"]: opt.planner.surrogate = None
     elif opt.part and trust.history: opt.planner.surrogate = LearnedEnergy(*opt.part, opt.atoms, trust.history[0], free_coordinates(opt.atoms))
     elif getattr(opt.planner, "surrogate", None) is not None:
         opt.planner.surrogate.seen = {e.positions.tobytes(): (answer[0], np.array(answer[1])) for e, answer in zip(trust.history, state["surrogate"]) if answer}
@@ -351,11 +394,11 @@ class RelaxMany:
     ) -> list:  # whether each has converged
         "Relax all structures."
         converged, going = [False] * len(self.optimizers), {k: opt for k, opt in enumerate(self.optimizers) if opt}
+        for k in going: self.failed[k] = ""
         for k, opt in list(going.items()): self.attempt(k, going, lambda: (setattr(opt, "fmax", fmax), opt.begin(fmax)))
         for step in range(steps + 1):
             for k, opt in list(going.items()): self.attempt(k, going, lambda: self.look(k, opt, fmax, step == steps, converged, going))
-            for k, positions in self.proposals({k: opt for k, opt in going.items() if not opt.handed_over}):
-                self.attempt(k, going, lambda: going[k].move_to(positions))
+            for k, positions in self.proposals(going): self.attempt(k, going, lambda: going[k].move_to(positions))
             if not going: break
         return converged
 
@@ -365,25 +408,27 @@ class RelaxMany:
         except Exception as error:  # whatever a calculator raises
             self.fail(k, error)
             going.pop(k, None)
+            if self.optimizers[k].trust.history: self.optimizers[k].go_back()
 
     def look(self, k: int, opt: RLOptimizer, fmax: float, last: bool, converged: list, going: dict):
         "Take note of an evaluation, and step where planning was given up."
-        now = evaluated(opt.atoms)
+        now = opt.here()
         if now.fmax <= fmax or last:
             converged[k] = opt.end(now.fmax <= fmax)
             going.pop(k)
         elif opt.handed_over: opt.step_classical()
         else: opt.observe(now)
 
-    def proposals(self, asked: dict) -> Iterator:  # of (number, positions)
+    def proposals(self, going: dict) -> list:  # of (number, positions)
         "Ask all planners, those of one policy together."
-        groups = {}
-        for k, opt in asked.items(): groups.setdefault(id(opt.planner.actor) if isinstance(opt.planner, LearnedPlanner) else k, []).append(k)
+        groups, found = {}, {}
+        for k, opt in going.items():
+            if not opt.handed_over: groups.setdefault(id(opt.planner.actor) if isinstance(opt.planner, LearnedPlanner) else k, []).append(k)
         for members in groups.values():
-            opts = [asked[k] for k in members]
-            try: found = propose_learned([opt.planner for opt in opts], opts[0].fmax) if len(members) > 1 else [opts[0].ask()]
-            except Exception: found = [opt.ask() for opt in opts]  # one by one: the fault of one is not that of the others
-            yield from ((k, positions) for k, positions, opt in zip(members, found, opts) if not opt.handed_over)
+            try: found |= zip(members, propose_learned([going[k].planner for k in members], going[members[0]].fmax)) if len(members) > 1 else {}
+            except Exception: pass  # one by one below: the fault of one is not that of the others
+        for k in [k for members in groups.values() for k in members if k not in found]: found[k] = self.attempt(k, going, going[k].ask)
+        return [(k, positions) for k, positions in found.items() if positions is not None]
 
 # %% ../nbs/12_optimizer.ipynb #83281dfc
 CLASSICAL = {"BFGS": BFGS, "BFGSTuned": partial(BFGS, alpha=10.0, maxstep=0.3), "BFGSLineSearch": BFGSLineSearch, "LBFGS": LBFGS, "FIRE": FIRE}
@@ -414,26 +459,29 @@ def relax(
     "Relax a copy of a structure and count what it cost."
     atoms, began = start.copy(), time.perf_counter()
     atoms.calc = counted = CountedCalculator(calculator)
-    made = RLOptimizer(atoms, policy, logfile=None, **options) if optimizer == "RLOptimizer" else CLASSICAL[optimizer](atoms, logfile=None)
-    if trajectory is not None: made.attach(lambda: trajectory.write(atoms))
-    failed = ""
-    try: made.run(fmax=fmax, steps=steps)
+    failed, made = "", None
+    try:
+        made = RLOptimizer(atoms, policy, logfile=None, **options) if optimizer == "RLOptimizer" else CLASSICAL[optimizer](atoms, logfile=None)
+        if trajectory is not None: made.attach(lambda: trajectory.write(atoms))
+        made.run(fmax=fmax, steps=steps)
     except Exception as error:  # whatever a calculator raises: other structures are still to be relaxed
         failed = f"{type(error).__name__}: {error}"
         print(f"{atoms.info.get('source', atoms.symbols)}, {optimizer}: {failed}", file=sys.stderr)
     forces, energy = _left(atoms, counted, made)
-    reached, risen = largest(forces), energy > counted.first.get("energy", math.inf) + 0.01
+    reached, risen = largest(forces), energy > counted.first.get("free_energy", math.inf) + 0.01
     result = Relaxation(atoms.info.get("source", str(atoms.symbols)), optimizer, counted.evaluations, reached <= fmax and not risen, reached,
                         energy, time.perf_counter() - began, getattr(made, "planned_in", ""), failed)
     return result, atoms, getattr(made, "handed_over", "")
 
 def _left(atoms, counted, made):
-    "Take forces and energy of what is left in `atoms`; infinite where no evaluation worked."
-    if getattr(made, "last", None) is not None and np.array_equal(made.last.positions, atoms.positions): return made.last.forces, made.last.energy
-    last = counted.results  # of the last evaluation that worked; a failed one leaves none
-    forces = np.array(last.get("forces", np.full((len(atoms), 3), math.inf)))
-    for constraint in atoms.constraints: constraint.adjust_forces(atoms, forces)
-    return forces, float(last.get("energy", math.inf))
+    "Take forces and energy of what is left in `atoms`, which keep them; infinite where no evaluation worked."
+    if getattr(made, "last", None) is not None and np.array_equal(made.last.positions, atoms.positions): forces, energy = made.last.forces, made.last.energy
+    else:
+        last = counted.results  # of the last evaluation that worked; a failed one leaves none
+        forces, energy = np.array(last.get("forces", np.full((len(atoms), 3), math.inf)), dtype=float).reshape(-1, 3), float(last.get("free_energy", math.inf))
+        for constraint in atoms.constraints: constraint.adjust_forces(atoms, forces)
+    if np.isfinite(energy): atoms.calc = SinglePointCalculator(atoms, energy=energy, free_energy=energy, forces=forces)
+    return forces, energy
 
 # %% ../nbs/12_optimizer.ipynb #34e0aa8b
 def summary(

@@ -360,7 +360,7 @@ class EAM(Calculator):
 
 # %% ../nbs/00_structures.ipynb #20dcd2a1
 class Boxed(Calculator):
-    "Put what has no cell into a box, for calculators that need one."
+    "Put what is not periodic into a box, for calculators that need a cell."
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
     def __init__(
@@ -373,12 +373,12 @@ class Boxed(Calculator):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
-        if not self.atoms.cell.rank == 3:
+        missing = [k for k in range(3) if not self.atoms.pbc[k] or not self.atoms.cell[k].any()]
+        if missing:
             if not self.boxed: warnings.warn(f"{type(self.inner).__name__} needs a cell: the atoms are put in a box with {self.vacuum:g} Å of vacuum on each side.", stacklevel=2)
             atoms, self.boxed = self.atoms.copy(), True
-            missing = [k for k in range(3) if not self.atoms.cell[k].any()]
             atoms.center(self.vacuum, axis=missing)
-        asked = atoms.copy()
+        asked = (atoms or self.atoms).copy()
         asked.calc = self.inner
         energy = float(asked.get_potential_energy())
         self.results = dict(energy=energy, free_energy=energy, forces=np.array(asked.get_forces(apply_constraint=False), dtype=float))

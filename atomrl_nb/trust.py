@@ -124,7 +124,7 @@ def refuses(trust: Trust, old: Evaluation, new: Evaluation) -> bool:
     if trust.meaningless: return rise > trust.slack and new.fmax > old.fmax
     trebled = new.fmax > 3 * old.fmax
     if trust.by_forces or not np.isfinite(new.energy - old.energy): return trebled
-    return rise > trust.slack or trebled and rise > -trust.slack or new.fmax > old.fmax and rise > -trust.noise
+    return rise > trust.slack or trebled and rise > -trust.slack or new.fmax > 2 * old.fmax and rise >= -trust.noise
 
 def _judge(trust, old, new, number):
     "Refuse a move, or adjust the trust radius by what the forecast was worth."

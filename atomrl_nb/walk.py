@@ -33,11 +33,13 @@ class Surrogate:
         atoms: Atoms,  # positions do not matter; charges and magnetic moments do
         calculator: Calculator,
         free: np.ndarray,  # (3 n_atoms,) 1.0 where a coordinate may change
-        name: str = "",
+        name: str = "",  # how the log calls it; empty: as its class
     ):
         self.atoms, self.free, self.calls, self.seen = atoms.copy(), free, 0, {}
         self.atoms.set_constraint()
-        self.atoms.calc, self.name = calculator, name or f"the surrogate {type(calculator).__name__}"
+        self.atoms.calc = calculator
+        while hasattr(calculator, "inner"): calculator = calculator.inner
+        self.name = f"the surrogate {name or type(calculator).__name__}"
 
     def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
         "Ask the calculator, or remember what it said."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ase.build import bulk, molecule
 
 from atomrl_nb.benchmark import TimedCalculator, starts_of
 from atomrl_nb.checkpoints import write_text
@@ -18,6 +19,7 @@ from atomrl_nb.structures import calculator
 
 FILE = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "overhead.json"
 SETS = {"alloys8": 40, "cuau32": 8, "cuau108": 4}  # test set -> starts
+PLANNED = (None, (2, 2, 2), (3, 3, 3), (5, 5, 5), (8, 8, 8))  # benzene, and crystals of copper
 IMPORT = """
 import time
 import numpy, torch, e3nn.o3, ase.optimize, ase.io, safetensors.torch, vesin
@@ -42,6 +44,16 @@ def milliseconds(name: str, count: int, batched: bool) -> float:
     return 1000 * spent / sum(atoms.calc.evaluations - 1 for atoms in structures)
 
 
+def planned(repeat: tuple | None) -> tuple[int, float]:
+    """Relax benzene or a crystal of copper with nothing known: atoms, CPU time a step without the calculator's [ms]."""
+    atoms = bulk("Cu", cubic=True).repeat(repeat) if repeat else molecule("C6H6")
+    atoms.positions += np.random.default_rng(0).normal(0, 0.05, atoms.positions.shape)
+    atoms.calc = TimedCalculator(calculator("emt"))
+    began = time.process_time()
+    RLOptimizer(atoms, policy="none", logfile=None).run(0.01, 12)
+    return len(atoms), 1000 * (time.process_time() - began - atoms.calc.seconds) / (atoms.calc.evaluations - 1)
+
+
 def main():
     """Measure in turns, print medians, and save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -55,12 +67,18 @@ def main():
         for row in rows:
             row["alone"].append(round(milliseconds(row["set"], row["batch"], False), 2))
             row["together"].append(round(milliseconds(row["set"], row["batch"], True), 2))
+    nothing = []
+    for repeat in PLANNED[:1] if quick else PLANNED:
+        found = [planned(repeat) for _ in range(turns if not repeat or np.prod(repeat) < 200 else 2)]
+        nothing.append(dict(atoms=found[0][0], alone=[round(ms, 2) for _, ms in found]))
     imports = [round(float(subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True).stdout), 3) for _ in range(turns)]
     for row in rows:
         print(f"{row['atoms']:4} atoms: {np.median(row['alone']):6.1f} ms a step alone, {np.median(row['together']):6.1f} in a batch of {row['batch']}")
+    for row in nothing:
+        print(f"{row['atoms']:4} atoms, nothing known: {np.median(row['alone']):6.1f} ms a step")
     print(f"importing the package adds {np.median(imports):.2f} s to importing its libraries")
     if not quick:
-        write_text(FILE, json.dumps(dict(machine=f"{platform.machine()}, one thread", turns=turns, rows=rows, imports=imports), indent=1) + "\n")
+        write_text(FILE, json.dumps(dict(machine=f"{platform.machine()}, one thread", turns=turns, rows=rows, nothing=nothing, imports=imports), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -333,7 +333,7 @@ SUITES = {
                        rivals=("BFGS", "BFGS tuned", "BFGSLineSearch", "LBFGS", "FIRE2", "geomeTRIC", "Sella", "pyberny")),
     "g2": Suite("molecules of g2 displaced by 0.12 and 0.15 Å, GFN2-xTB", g2_starts, "gfn2", "gfn1"),
     "crystals": Suite("crystals of 4 to 12 atoms, 7net-0 as truth", crystal_starts, "sevennet", "chgnet", _crystal_rivals, cap=200),
-    "crystals-chgnet": Suite("the same, CHGNet as truth", crystal_starts, "chgnet", "sevennet", ("BFGS", "BFGS tuned", "GoodOldQuasiNewton"), cap=200),
+    "crystals-chgnet": Suite("the same the other way round, CHGNet as truth", crystal_starts, "chgnet", "sevennet", ("BFGS", "BFGS tuned", "GoodOldQuasiNewton"), cap=200),
     "bad": Suite("molecules of g2 with bad surrogates, GFN2-xTB", g2_starts, "gfn2", "gfn1", ()),
     "quick": Suite("copper, EMT", lambda: _copper(), "emt", "emt", ("BFGS", "GoodOldQuasiNewton")),
 }
@@ -385,15 +385,15 @@ def measure_suite(
     suite, path = SUITES[check_name(name, SUITES, "suite")], Path(file) if file else None
     result = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else dict(rows=[])
     result |= dict(suite=name, about=suite.about, truth=suite.truth, surrogate=suite.surrogate, fmax=suite.fmax, cap=suite.cap, provenance=provenance(f"atomrl-bench relax --suite {name}"))
-    result["rows"] = [row for row in result["rows"] if row["method"] not in again]
-    known = {(row["start"], row["method"]) for row in result["rows"]}
+    known = {(row["start"], row["method"]): row for row in result["rows"]}
     starts = suite.starts()[:1 if quick else None]
     for method in (*only, *again): check_name(method, methods(name, starts[0]), "method")
     for start in starts:
         for method, run in methods(name, start).items():
-            if (start.info["source"], method) in known or only and method not in only: continue
+            old = known.get((start.info["source"], method))
+            if old and method not in again or only and method not in only: continue
             row = measured(start, method, run, _made(with_options(suite.truth, start)), suite.fmax, suite.cap)
-            result["rows"].append(asdict(row))
+            result["rows"] = [r for r in result["rows"] if r is not old] + [asdict(row)]
             print(f"{row.start:26} {row.method:28} {row.evaluations:4} {row.lost}", flush=True)
             if path: write_text(path, rows_as_json(result))
     return result

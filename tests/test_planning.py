@@ -59,12 +59,12 @@ def test_a_trebled_force_is_refused_unless_the_energy_fell():
 
 
 def test_the_trust_radius_follows_the_forecasts():
-    for error, radius in ((0.2, 0.4), (0.5, 0.3), (0.9, 0.15)):
+    for error, radius in ((0.2, 1.8 * 0.2), (0.5, 0.3), (0.9, 0.15)):  # grows to 1.8 times the move, stays, halves
         trust = Trust(radius=0.3)
         note(trust, point(0.0, 1.0, 0.0))
         trust.forecast = np.array([0.1 + error, 0.0, 0.0])
         note(trust, point(0.2, 0.1, -1.0))
-        assert trust.error == pytest.approx(error) and trust.radius == pytest.approx(max(radius, 0.3) if error < 0.35 and 2 * 0.2 * 0.9 < 0.3 else radius, rel=0.15)
+        assert trust.error == pytest.approx(error) and trust.radius == pytest.approx(radius)
 
 
 def test_the_best_point_is_never_a_refused_one():

@@ -15,6 +15,7 @@ from ase.data import covalent_radii
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.sparse import csr_matrix
 
+from .coordinates import slopes_at
 from .force_field import bond_rows
 from .internals import Internals, Measured, pairs_within, wrapped
 
@@ -107,33 +108,32 @@ class InverseDistances:
     def __init__(
         self,
         atoms: Atoms,
-        free: np.ndarray,  # (3 n_atoms,) 1.0 where a coordinate may change
         reach: float = 6.0,  # in periodic structures [Å]
     ):
         i, j, shift, _ = pairs_within(atoms, reach) if atoms.pbc.any() else (*np.triu_indices(len(atoms), 1), None, None)
-        first = i < j
+        images = np.zeros(len(i)) if shift is None else np.sign(shift @ [1e-6, 1e-3, 1.0])
+        first = (i < j) | (i == j) & (images > 0)  # an image of an atom counts once, and moves with the strain alone
         self.i, self.j, self.shift = i[first], j[first], 0.0 if shift is None else shift[first]
         self.size = covalent_radii[atoms.numbers[self.i]] + covalent_radii[atoms.numbers[self.j]]
-        columns = np.stack([3 * self.j[:, None] + np.arange(3), 3 * self.i[:, None] + np.arange(3)], axis=1)
-        self.columns, self.pointers, self.free = columns.ravel(), 6 * np.arange(len(self.i) + 1), free
+        self.ends, self.begins = np.stack([self.i, self.j], axis=1), np.arange(len(self.i) + 1)
 
-    def measure(self, at: Measured) -> tuple:  # (n_pairs,), slopes with the positions (n_pairs, 3 n_atoms)
+    def measure(self, at: Measured) -> tuple:  # (n_pairs,), slopes with the coordinates (n_pairs, n)
         "Compute them."
-        offset = 0.0 if np.isscalar(self.shift) else self.shift @ at.cell
-        vector = at.positions[self.j] - at.positions[self.i] + offset
+        place = at.place
+        offset = 0.0 if np.isscalar(self.shift) else self.shift @ place.cell
+        vector = place.positions[self.j] - place.positions[self.i] + offset
         distance = np.maximum(np.sqrt((vector**2).sum(1)), 1e-6)
         slope = -(self.size / distance**3)[:, None] * vector
-        data = np.stack([slope, -slope], axis=1).ravel() * self.free[self.columns]
-        return self.size / distance, csr_matrix((data, self.columns, self.pointers), (len(distance), len(self.free)))
+        return self.size / distance, slopes_at(place, self.ends, vector, slope, self.begins)
 
 # %% ../nbs/01g_error_model.ipynb #1f10000f
 @dataclass
 class Seen:
     "One evaluated point, as the process sees it."
     at: Measured
-    slopes: np.ndarray  # (n_rows, 3 n_atoms) of the internal coordinates
+    slopes: np.ndarray  # (n_rows, n) of the internal coordinates
     phi: np.ndarray  # (n_pairs,)
-    jacobian: np.ndarray  # (n_pairs, 3 n_atoms)
+    jacobian: np.ndarray  # (n_pairs, n)
     near: dict = field(default_factory=dict)  # number of an earlier point -> (J^T J, J^T d, its J^T d, d^2, K of the fragments)
 
 class ErrorModel:
@@ -142,13 +142,13 @@ class ErrorModel:
     def __init__(self, atoms: Atoms, internals: Internals, constants: np.ndarray, settings: ErrorSettings = ErrorSettings()):
         self.settings, self.points = settings, []
         self.fragments = fragments_of(internals, atoms.numbers, constants, settings)
-        self.distances = InverseDistances(atoms, internals.free)
+        self.distances = InverseDistances(atoms)
 
     def add(self, at: Measured):
         "Take note of a point."
         phi, jacobian = self.distances.measure(at)
         new = Seen(at, at.slopes.toarray(), phi, jacobian.toarray())
-        if not self.points: self.scale = len(at.positions) * 3 / max((jacobian.data**2).sum(), 1e-12)  # c
+        if not self.points: self.scale = jacobian.shape[1] / max((new.jacobian**2).sum(), 1e-12)  # c
         self.points.append(new)
 
     def pair(self, k: int, l: int) -> tuple:  # J^T J, J^T d and d^2 of points k >= l, and K of their fragments
@@ -173,7 +173,7 @@ def covariance(
     reach: float,  # l
     variance: float,  # v [eV²/Å²]
     share: float,  # of the spring constants
-) -> np.ndarray:  # (n_chosen * 3 n_atoms,) squared [eV²/Å²]
+) -> np.ndarray:  # (n_chosen * n,) squared [eV²/Å²]
     "Correlate the errors of the forces at some points, noise included."
     size = model.points[0].jacobian.shape[1]
     whole = np.empty((len(chosen), size, len(chosen), size))
@@ -212,7 +212,7 @@ class Fitted:
     rows: np.ndarray  # (n_points, n_rows) weights of the points
     pairs: np.ndarray  # (n_points, n_pairs)
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Expect the error at a point."
         m, (phi, jacobian) = self.model, self.model.distances.measure(at)
         d = phi - self.phi
@@ -233,7 +233,7 @@ class Fitted:
 def fit(
     model: ErrorModel,
     chosen: list,  # numbers of points, the anchor first
-    errors: np.ndarray,  # (n_chosen, 3 n_atoms) of the forces there [eV/Å]
+    errors: np.ndarray,  # (n_chosen, n) of the forces there [eV/Å]
     settings: ErrorSettings | None = None,  # ranges, curvatures and shares to choose from; None: the model's
 ) -> Fitted:
     "Choose range, curvature and share by their evidence, and learn the errors."
@@ -255,26 +255,26 @@ def fit(
 @dataclass(frozen=True)
 class FittedLinear:
     "What the process in the metric of the springs expects."
-    moves: np.ndarray  # (n_points, 3 n_atoms) displacements of the points from the anchor [Å]
+    moves: np.ndarray  # (n_points, n) displacements of the points from the anchor [Å]
     pulls: np.ndarray  # the same times H [eV/Å]
-    weights: np.ndarray  # (n_points, 3 n_atoms) [eV/Å]
+    weights: np.ndarray  # (n_points, n) [eV/Å]
     hessian: csr_matrix  # H [eV/Å²]
-    origin: np.ndarray  # (n_atoms, 3) the anchor [Å]
+    origin: np.ndarray  # (n_atoms or n_atoms + 3, 3) the anchor [Å]
     reach: float  # chosen range
     evidence: float  # logarithm of the probability of the errors, up to a constant
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Expect the error at a point."
-        move = (at.positions - self.origin).ravel()
+        move = (at.x - self.origin).ravel()
         d, pull = move - self.moves, self.hessian @ move - self.pulls
         decay, along = np.exp(-(d * pull).sum(1) / (2 * self.reach**2)), (d * self.weights).sum(1)
         return -float(decay @ along), decay @ self.weights - (decay * along / self.reach**2) @ pull
 
 # %% ../nbs/01g_error_model.ipynb #1f100019
 def fit_linear(
-    origin: np.ndarray,  # (n_atoms, 3) the anchor [Å]
-    positions: list,  # of the points, each (n_atoms, 3) [Å]
-    errors: np.ndarray,  # (n_points, 3 n_atoms) of the forces there [eV/Å]
+    origin: np.ndarray,  # (n_atoms or n_atoms + 3, 3) the anchor [Å]
+    positions: list,  # of the points, each as the anchor [Å]
+    errors: np.ndarray,  # (n_points, n) of the forces there [eV/Å]
     hessian: csr_matrix,  # of the springs [eV/Å²]
     ranges: tuple = (0.3, 1.0, 3.0),  # of displacements in the metric of the springs [eV^(1/2)]
     noise: float = 1e-6,  # relative

@@ -87,9 +87,10 @@ class AtomGraph:
 def from_atoms(
     atoms: Atoms,  # structure, with or without calculator
     cutoff: float = 5.0,  # neighbours within this distance [Å]
-) -> AtomGraph:  # one structure, floating-point fields in torch's default dtype
+    dtype: torch.dtype | None = None,  # of floating-point fields; None: torch's default
+) -> AtomGraph:  # one structure
     "Build the graph of one structure; forces and energy only where already computed."
-    tensor = lambda x: torch.as_tensor(np.array(x), dtype=torch.get_default_dtype())
+    tensor = lambda x: torch.as_tensor(np.array(x), dtype=dtype or torch.get_default_dtype())
     edge_index, edge_vec = neighbours(atoms.positions, atoms.cell, atoms.pbc, cutoff)
     known = lambda what: atoms.calc is not None and not atoms.calc.calculation_required(atoms, [what])
     return AtomGraph(
@@ -198,4 +199,3 @@ def only(
     rows = dict(graphs=kept, atoms=kept[self.batch]) | {k: kept[self.batch[i[0]]] for k, i in (("edges", self.edge_index), ("pairs", self.pair_index)) if i is not None}
     number, cut = rows["atoms"].cumsum(0) - 1, lambda name, x: number[x[:, rows[rows_of(name)]]] if name.endswith("_index") else x[rows[rows_of(name)]]
     return AtomGraph(**{name: cut(name, x) for name, x in self.tensors().items()} | dict(batch=(kept.cumsum(0) - 1)[self.batch[rows["atoms"]]]))
-

@@ -19,6 +19,8 @@ from ase.data import covalent_radii
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
+from .coordinates import Place, slopes_at
+
 # %% ../nbs/01e_internals.ipynb #1ee00007
 BONDED = 1.3  # sums of covalent radii
 
@@ -80,7 +82,6 @@ class Internals:
     across: np.ndarray  # (n, 3) direction in which each bend is measured
     torsions: np.ndarray  # (n, 3) vectors along the chain
     flats: np.ndarray  # (n, 3) vectors from the atom in the middle
-    free: np.ndarray  # (3 n_atoms,) 1.0 where a Cartesian coordinate may change, else 0.0
 
     @cached_property
     def starts(self) -> np.ndarray:  # (6,) first row of each kind, and the number of rows
@@ -91,22 +92,18 @@ class Internals:
         return slice(*self.starts[KINDS.index(kind):][:2])
 
     @cached_property
-    def pattern(self) -> tuple:  # columns of the entries of B, where each row begins
-        "Tell where the slopes go: a vector moves with the atom it goes to, and against the one it comes from."
-        ends = self.ends[np.concatenate([getattr(self, kind + "s").ravel() for kind in KINDS])]
-        columns = np.stack([3 * ends[:, 1, None] + np.arange(3), 3 * ends[:, 0, None] + np.arange(3)], axis=1)
+    def pattern(self) -> tuple:  # vector of each entry of a row, where each row begins
+        "Tell which vectors make which row."
+        vectors = np.concatenate([getattr(self, kind + "s").ravel() for kind in KINDS])
         widths = np.repeat([1, 2, 2, 3, 3], np.diff(self.starts))
-        return columns.ravel(), np.concatenate([[0], np.cumsum(6 * widths)])
+        return vectors, np.concatenate([[0], np.cumsum(widths)])
 
     def same_as(self, other: "Internals") -> bool:
         "Tell whether both are the same coordinates of the same bonds."
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("ends", "shifts", "bends", "flats"))
 
 # %% ../nbs/01e_internals.ipynb #1ee0000f
-def find_internals(
-    atoms: Atoms,
-    free: np.ndarray | None = None,  # (3 n_atoms,) which Cartesian coordinates may change; None: all
-) -> Internals:
+def find_internals(atoms: Atoms) -> Internals:
     "Find the internal coordinates of a structure."
     i, j, shift = find_bonds(atoms)
     vector = atoms.positions[j] - atoms.positions[i] + shift @ np.asarray(atoms.cell)
@@ -122,9 +119,8 @@ def find_internals(
     ends = np.vstack([np.stack([i, j], axis=1), *([[i[a], j[b]]] for a, b in chains)])
     shifts = np.vstack([shift, *([shift[a] + shift[b]] for a, b in chains)])
     table = lambda rows, width: np.array(rows, dtype=int).reshape(-1, width)
-    free = np.ones(3 * len(atoms)) if free is None else np.asarray(free, float)
     return Internals(len(atoms), ends, shifts, back, table(np.flatnonzero(np.arange(len(i)) <= back), 1), table(angles, 2), table(bends, 2),
-                     np.array(across).reshape(-1, 3), table(torsions, 3), table(flats, 3), free)
+                     np.array(across).reshape(-1, 3), table(torsions, 3), table(flats, 3))
 
 # %% ../nbs/01e_internals.ipynb #1ee00010
 def _is_straight(u, v): return u @ v < np.cos(np.radians(STRAIGHT))
@@ -175,25 +171,19 @@ def wrapped(angle: np.ndarray) -> np.ndarray:  # [radian], from -pi to pi
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 class Measured:
-    "Internal coordinates at given positions."
+    "Internal coordinates at a place."
 
-    def __init__(
-        self,
-        internals: Internals,
-        positions: np.ndarray,  # (n_atoms, 3) [Å]
-        cell: np.ndarray,  # (3, 3) [Å]
-    ):
+    def __init__(self, internals: Internals, place: Place):
         s = internals
-        self.positions, self.cell = positions, cell
-        vector = positions[s.ends[:, 1]] - positions[s.ends[:, 0]] + s.shifts @ cell
+        self.place, self.x = place, place.x
+        vector = place.positions[s.ends[:, 1]] - place.positions[s.ends[:, 0]] + s.shifts @ place.cell
         self.length = length = np.maximum(np.sqrt((vector**2).sum(1)), 1e-6)  # (n_vectors,) [Å]
         unit = vector / length[:, None]
         parts = [measure(s, vector, length, unit) for measure in (_bond, _angle, _bend, _torsion, _flat)]
         self.values = np.concatenate([values for values, _ in parts])  # (n_rows,) [Å] and [radian]
         slopes = np.concatenate([np.stack(slopes, axis=1).reshape(-1, 3) for _, slopes in parts])  # by each vector
-        columns, pointers = s.pattern
-        data = np.stack([slopes, -slopes], axis=1).ravel() * s.free[columns]
-        self.slopes = csr_matrix((data, columns, pointers), (len(self.values), 3 * s.n_atoms))  # B
+        vectors, begins = s.pattern
+        self.slopes = slopes_at(place, s.ends[vectors], vector[vectors], slopes, begins)  # B, by the coordinates of the place
 
 # %% ../nbs/01e_internals.ipynb #1ee00016
 def _bond(s, vector, length, unit):

@@ -17,6 +17,7 @@ import torch
 from ase import Atoms
 
 from .constraints import candidate_pairs, covalent_r0, pair_r0
+from .coordinates import Coordinates
 from .force_field import ForceField, anchored, force_field
 from .graphs import AtomGraph, environment_features
 from .hessian import capped
@@ -223,30 +224,37 @@ class LearnedEnergy:
         self,
         actor: Actor,  # with a learned energy as its head
         card: dict,
-        atoms: Atoms,
+        coordinates: Coordinates,
         first: Evaluation,  # whose forces the coefficients are made of
-        free: np.ndarray,  # (3 n_atoms,) 1.0 where a coordinate may change
     ):
-        self.part, self.free, dtype = known_part(atoms, card), free, next(actor.parameters()).dtype
-        known = Atoms(atoms.numbers[self.part], first.positions[self.part], cell=atoms.cell, pbc=atoms.pbc)
-        graph = replace(AtomGraph.from_atoms(known, actor.settings.reach), forces=torch.as_tensor(first.forces[self.part])).to(dtype=dtype)
-        with torch.no_grad(): self.local = actor.local_energy(graph)
-        self.origin = first.positions[self.part]
+        place = coordinates.place(first.positions)
+        self.part, self.first = known_part(coordinates.atoms, card), place
+        known = Atoms(coordinates.atoms.numbers[self.part], place.positions[self.part], cell=place.cell, pbc=coordinates.atoms.pbc)
+        graph = AtomGraph.from_atoms(known, actor.settings.reach, torch.float64)
+        shown = replace(graph, forces=torch.as_tensor(place.on_atoms(first.forces)[self.part])).to(dtype=next(actor.parameters()).dtype)
+        with torch.no_grad(): self.local = actor.local_energy(shown).on(graph)  # the walk is in double precision, whatever the network is in
         self.name = f"what the policy learned of {', '.join(sorted(set(known.get_chemical_symbols())))}"
 
-    def beside(self, springs: ForceField, at: Measured, forces: np.ndarray) -> "Beside":  # forces (3 n_atoms,) true ones [eV/Å]
+    def beside(self, springs: ForceField, at: Measured, forces: np.ndarray):  # forces (n,) true ones [eV/Å]
         "Put springs where the policy knows nothing."
+        if self.part.all(): return self
         unknown = np.repeat(~self.part, 3)
-        kept = (np.abs(at.slopes) @ unknown.astype(float) > 0).astype(float)
+        kept = (np.abs(at.slopes[:, :len(unknown)]) @ unknown.astype(float) > 0).astype(float)
         rest = force_field(springs.internals, springs.numbers, at, pairs=springs.pairs, kept=kept)
         return Beside(self.name, self, anchored(rest, at, forces - self.energy_forces(at)[1]))
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    @torch.no_grad()
+    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Compute energy and forces of the part."
-        with torch.no_grad(): moved = Moved(self.local, torch.as_tensor(at.positions[self.part] - self.origin).to(self.local.pair))
-        forces = np.zeros_like(at.positions)
-        with torch.no_grad(): forces[self.part] = moved.forces().double().numpy()
-        return float(moved.energy()), forces.ravel() * self.free
+        place, first, stretch = at.place, self.first, None
+        if place.stretch is not None: stretch = place.stretch @ np.linalg.inv(first.stretch)
+        before = first.positions if stretch is None else first.positions @ stretch.T
+        tensor = lambda x: None if x is None else torch.as_tensor(x).to(self.local.pair)
+        moved = Moved(self.local, tensor((place.positions - before)[self.part]), tensor(stretch))
+        forces = np.zeros_like(place.positions)
+        forces[self.part] = moved.forces().double().numpy()
+        virial = None if stretch is None else moved.virial().double().numpy() - place.coordinates.pressure * place.volume * np.eye(3)
+        return float(moved.energy()) + place.coordinates.pressure * place.volume, place.pull(forces, virial)
 
 # %% ../nbs/03a_learned.ipynb #3aa00024
 @dataclass(frozen=True)
@@ -256,7 +264,7 @@ class Beside:
     learned: LearnedEnergy
     springs: ForceField
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Add them up."
         (energy, forces), (more, pull) = self.learned.energy_forces(at), self.springs.energy_forces(at)
         return energy + more, forces + pull

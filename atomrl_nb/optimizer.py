@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'STIFFEST', 'FALLBACKS', 'LARGE', 'FAILURES', 'DOUBTED', 'CLASSICAL', 'learnt_hessian', 'plan_for',
-           'spring_hessian', 'best_matrix', 'last_resort', 'Staged', 'Moving', 'RLOptimizer', 'saved', 'restore',
-           'RelaxMany', 'Relaxation', 'relax', 'summary']
+           'spring_hessian', 'best_matrix', 'last_resort', 'of_filter', 'Staged', 'Moving', 'RLOptimizer', 'saved',
+           'restore', 'RelaxMany', 'Relaxation', 'relax', 'summary']
 
 # %% ../nbs/12_optimizer.ipynb #a5b051e1
 import math, sys, time
@@ -18,16 +18,17 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
+from ase.filters import Filter, FrechetCellFilter
 from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from ase.optimize.optimize import OptimizableAtoms, Optimizer
 
+from .coordinates import LEVER, Coordinates, coordinates_of, unknown_constraints
 from .expert import fake_step, initial_hessian, update_hessian
 from .force_field import RIDGE, anchored, hessian
 from .learned import (LearnedEnergy, LearnedPlanner, away_from_home, choose_policy, find_policy, known_part, learned_planner,
                                propose_learned, shipped_policies)
-from .planner import Planner, free_coordinates, propose, settled
+from .planner import Planner, propose, settled
 from .structures import CountedCalculator, InputError, calculator, check_name, check_structure
 from .trust import Evaluation, Trust, TrustSettings, best, evaluated
 from .walk import Surrogate, largest
@@ -51,7 +52,8 @@ def learnt_hessian(
 
 # %% ../nbs/12_optimizer.ipynb #12ca0002
 def plan_for(
-    atoms: Atoms,  # with calculator
+    coordinates: Coordinates,  # of what is to be relaxed
+    calculator: Calculator | None,  # the true one
     policy: str | Path | tuple = "auto",  # "auto", "none", name, run folder, file, or an actor and its card
     surrogate: Calculator | None = None,
     maxstep: float = np.inf,  # no atom moves farther in one step [Å]
@@ -60,19 +62,24 @@ def plan_for(
 ) -> tuple:  # planner, what is planned in and why, policy (actor, card) of a part of the structure or None
     "Choose the planner of a structure."
     settings = TrustSettings(widest=min(maxstep, TrustSettings.widest), first=min(maxstep, TrustSettings.first), patience=patience or TrustSettings.patience)
-    fresh = lambda known=None: Planner(atoms, known, trust=Trust(settings, radius=settings.first))
+    fresh = lambda known=None: Planner(coordinates, known, trust=Trust(settings, radius=settings.first))
     if surrogate is not None:
         if isinstance(policy, tuple) or policy not in ("auto", "none"): raise InputError("Give a policy or a surrogate, not both.")
-        known = Surrogate(atoms, surrogate, free_coordinates(atoms), name)
+        known = Surrogate(coordinates, surrogate, name)
         return fresh(known), f"{known.name}, because it was given", None
     if not isinstance(policy, tuple) and policy == "none": return fresh(), "a model force field, because no policy was asked for", None
+    atoms = coordinates.atoms.copy()
+    atoms.calc = calculator
     found, name = _policy(atoms, policy)
     if found is None: return fresh(), "a model force field, because no shipped policy knows such a structure", None
     actor, card = found
-    if known_part(atoms, card).all():
+    part, energy = known_part(atoms, card), actor.settings.head == "potential"
+    if part.all() and not coordinates.beyond_fixed_atoms:
         doubt = away_from_home(atoms, card)
         return learned_planner(atoms, actor, card, maxstep, patience), f"{name}" + (f", carefully, because {doubt}" if doubt else ", which knows such structures"), None
-    if actor.settings.head == "potential" and known_part(atoms, card).any(): return fresh(), f"a model force field and {name} for the part that it knows", found
+    if part.all() and energy: return fresh(), f"{name}, which knows such structures", found
+    if part.any() and energy: return fresh(), f"a model force field and {name} for the part that it knows", found
+    if part.all(): return fresh(), f"a model force field, because {name} knows nothing of cells and constraints", None
     return fresh(), f"a model force field, because {name} knows nothing of {atoms.symbols}", None
 
 @lru_cache(maxsize=None)
@@ -91,55 +98,71 @@ FALLBACKS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
 LARGE = 300  # atoms: beyond, the last resort keeps no matrix
 
 def spring_hessian(
-    atoms: Atoms,
+    coordinates: Coordinates,
     at: Evaluation,
-) -> np.ndarray:  # (3 n_atoms, 3 n_atoms) [eV/Å²], positive definite
+) -> np.ndarray:  # (n, n) [eV/Å²], positive definite
     "Take the curvature of the model force field."
-    planner = Planner(atoms)
+    planner = Planner(coordinates)
     planner.find(at.positions)
     point = planner.measure(at.positions)
-    springs = anchored(planner.springs, point, at.forces.ravel() * planner.free)
-    return hessian(springs, point).toarray() + RIDGE * np.eye(len(planner.free))
+    springs = anchored(planner.springs, point, at.forces.ravel())
+    return hessian(springs, point).toarray() + RIDGE * np.eye(coordinates.size)
 
 def best_matrix(
-    atoms: Atoms,
+    coordinates: Coordinates,
     trust: Trust,
     more: tuple = (),  # evaluations that are not in its history
-) -> np.ndarray | None:  # (3 n_atoms, 3 n_atoms) [eV/Å²]; None for large structures
+) -> np.ndarray | None:  # (n, n) [eV/Å²]; None for large structures
     "Take the springs at the best point, corrected by the secants."
-    if len(atoms) > LARGE: return None
-    try: first = spring_hessian(atoms, trust.history[best(trust)])
+    if len(coordinates.atoms) > LARGE: return None
+    try: first = spring_hessian(coordinates, trust.history[best(trust)])
     except (ArithmeticError, ValueError, np.linalg.LinAlgError): first = None
     return learnt_hessian([(e.positions, e.forces) for e in (*trust.history, *more)], first)
 
 def last_resort(
-    atoms: Atoms,
+    target: Atoms | Filter,
+    coordinates: Coordinates,
     trust: Trust,
     now: Evaluation,  # of the step beyond the best point
     name: str = "auto",  # one of `FALLBACKS`
     maxstep: float = np.inf,  # [Å]
 ) -> Optimizer:
     "Begin a classical optimizer with all that is known by now."
-    kind = FALLBACKS["LBFGS" if len(atoms) > LARGE else "BFGS"] if name == "auto" else FALLBACKS[name]
-    made = kind(atoms, logfile=None, maxstep=min(maxstep, kind.defaults["maxstep"]))
-    if kind is BFGS: made.H0 = best_matrix(atoms, trust, (trust.history[best(trust)], now))
+    kind = FALLBACKS["LBFGS" if len(coordinates.atoms) > LARGE else "BFGS"] if name == "auto" else FALLBACKS[name]
+    made = kind(target, logfile=None, maxstep=min(maxstep, kind.defaults["maxstep"]))
+    if kind is BFGS and 3 * len(target) == coordinates.size:
+        matrix = best_matrix(coordinates, trust, (trust.history[best(trust)], now))
+        made.H0 = matrix if coordinates.strains is None or matrix is None else of_filter(target, matrix)
     return made
+
+def of_filter(target: Atoms | Filter, matrix: np.ndarray) -> np.ndarray:  # (n, n)
+    "Measure strains as a cell filter does."
+    if isinstance(target, Atoms): return matrix
+    unit = np.ones(len(matrix))
+    unit[-9:] = LEVER / getattr(target, "exp_cell_factor", target.cell_factor)
+    return unit[:, None] * matrix * unit
 
 # %% ../nbs/12_optimizer.ipynb #12ca0007
 class Staged(Optimizer):
     "The stages of a relaxation, and how one follows the other."
     planner: Planner | LearnedPlanner
+    target: Atoms | Filter  # what is relaxed
+    coordinates: Coordinates
     planned_in: str  # what is planned in, and why
     handed_over: str  # why planning was given up; empty where it was not
     fallback: Optimizer | None  # the last resort
-    last: Evaluation | None  # of where the atoms are, or were
+    last: Evaluation | None  # of where the atoms are, or were,
+    last_place: np.ndarray | None  # and where that was
+    expected: np.ndarray | None  # coordinates that were set last
 
     @property
     def trust(self) -> Trust: return self.planner.trust
 
     def here(self) -> Evaluation:
         "Take the evaluation of the present positions: the last one, where it was of these."
-        if self.last is None or not np.array_equal(self.last.positions, self.atoms.positions): self.last = evaluated(self.atoms)
+        place = np.vstack([self.atoms.positions, self.atoms.cell.array])
+        if self.last is None or not np.array_equal(self.last_place, place):
+            self.last, self.last_place = evaluated(self.target, self.coordinates, self.expected), place
         return self.last
 
     def say(self, text: str):
@@ -153,7 +176,7 @@ class Staged(Optimizer):
             settings = TrustSettings(widest=min(self.maxstep, TrustSettings.widest), first=first, patience=self.patience or TrustSettings.patience)
             trust = Trust(settings, old.history, best(old), first, rejected=old.rejected, deviations=old.deviations, by_forces=old.by_forces)
             trust.landmark = len(old.history) - 1, old.history[trust.anchor].fmax, old.history[trust.anchor].energy
-            self.planner = Planner(self.atoms, trust=trust)
+            self.planner = Planner(self.coordinates, trust=trust)
             self.plan_in(f"a model force field, because {reason}")
         elif self.planner.surrogate is not None and reason.startswith("planning failed"):
             self.planner.surrogate = None
@@ -169,7 +192,7 @@ class Staged(Optimizer):
         "Leave planning, for a reason that goes into the log, with a step from the best point, whose forces are known."
         self.handed_over, trust = reason, self.trust
         if not trust.history: trust.history.append(self.here())
-        here, matrix, longest = trust.history[best(trust)], best_matrix(self.atoms, trust), min(self.maxstep, BFGS.defaults["maxstep"])
+        here, matrix, longest = trust.history[best(trust)], best_matrix(self.coordinates, trust), min(self.maxstep, BFGS.defaults["maxstep"])
         step = here.forces / BFGS.defaults["alpha"] if matrix is None else fake_step(matrix, here.forces, longest)
         self.say(f"handing over to {self.fallback_name if self.fallback_name != 'auto' else 'a classical optimizer'}, because {reason}")
         self.move_to(here.positions + step * min(1.0, longest / max(largest(step), 1e-12)), here)
@@ -177,8 +200,8 @@ class Staged(Optimizer):
     def step_classical(self):
         "Take a step of the last resort, and keep what it was told."
         now, known = self.here(), self.trust.history
-        if self.fallback is None: self.fallback = last_resort(self.atoms, self.trust, now, self.fallback_name, self.maxstep)
-        if not np.array_equal(known[-1].positions, now.positions): known.append(now)
+        if self.fallback is None: self.fallback = last_resort(self.target, self.coordinates, self.trust, now, self.fallback_name, self.maxstep)
+        if not self.seen(now): known.append(now)
         self.fallback.step()
         self.dump(saved(self))
 
@@ -191,21 +214,26 @@ class Moving(Staged):
 
     def move_to(
         self,
-        positions: np.ndarray,  # (n_atoms, 3) [Å]
+        positions: np.ndarray,  # (n_atoms or n_atoms + 3, 3) coordinates [Å]
         origin: Evaluation | None = None,  # where the move begins; None: at the anchor
     ):
         "Move and evaluate; shorter, where the calculation fails."
         anchor = (origin or self.trust.history[self.trust.anchor]).positions
         move = positions - anchor
         for k in range(FAILURES):
-            self.atoms.set_positions(anchor + move / 3**k)
+            self.put(anchor + move / 3**k)
             try: return self.here()
             except Exception as error:  # whatever a calculator raises
                 failure, self.trust.forecast = error, None
                 self.trust.radius = max(self.trust.settings.least, largest(move) / 3**(k + 1))
                 self.say(f"the calculation failed after a move of {largest(move) / 3**k:.2f} Å ({type(error).__name__}: {error})")
-        self.atoms.set_positions(anchor)
+        self.put(anchor)
         raise failure
+
+    def put(self, x: np.ndarray):
+        "Set the coordinates."
+        self.expected = x
+        self.coordinates.set(self.atoms, x)
 
     def begin(self, fmax: float):
         "Relax in the surrogate first."
@@ -213,20 +241,20 @@ class Moving(Staged):
         self.say(f"planning in {self.planned_in}")
         surrogate = getattr(self.planner, "surrogate", None)
         if self.trust.history or self.handed_over or surrogate is None or not self.surrogate_first: return
-        start = self.atoms.positions.copy()
-        try: self.atoms.set_positions(settled(self.planner, start, fmax / 2))
+        start = self.coordinates.of(self.atoms)
+        try: self.put(settled(self.planner, start, fmax / 2))
         except Exception as error:  # whatever a calculator raises
             self.planner.surrogate = None
             self.plan_in(f"a model force field, because the surrogate failed ({type(error).__name__}: {error})")
-        if not np.array_equal(self.atoms.positions, start): self.start = start
+        if largest(self.coordinates.of(self.atoms) - start) > 1e-9: self.start = start
 
     def go_back(self):
         "Leave the best point; what the calculator remembers is of another one."
         back = self.trust.history[best(self.trust)]
-        if np.array_equal(back.positions, self.atoms.positions): return
-        self.atoms.set_positions(back.positions)
+        if largest(back.positions - self.coordinates.of(self.atoms)) < 1e-9: return
+        self.put(back.positions)
         getattr(self.atoms.calc, "results", {}).clear()
-        self.last = back
+        self.last, self.last_place = back, np.vstack([self.atoms.positions, self.atoms.cell.array])
 
     def end(self, converged: bool) -> bool:  # whether the run has converged
         "Leave the best point, and refuse an end above the start."
@@ -243,7 +271,7 @@ class Moving(Staged):
 
     def seen(self, now: Evaluation) -> bool:
         "Tell whether an evaluation has been noted."
-        return any(np.array_equal(now.positions, known.positions) for known in self.trust.history)
+        return any(np.abs(now.positions - known.positions).max() < 1e-9 for known in self.trust.history)
 
 # %% ../nbs/12_optimizer.ipynb #b48e8223
 class RLOptimizer(Moving):
@@ -252,7 +280,7 @@ class RLOptimizer(Moving):
 
     def __init__(
         self,
-        atoms: Atoms,  # with calculator
+        atoms: Atoms | Filter,  # with calculator, or in one of ASE's filters, as FrechetCellFilter(atoms)
         policy: str | Path | tuple = "auto",  # "auto", "none", name, run folder, file, or an actor and its card
         surrogate: Calculator | str | None = None,  # a cheaper calculator to plan in, or its spec
         restart=None,  # file that keeps the evaluations of this relaxation, to go on after a crash
@@ -265,15 +293,18 @@ class RLOptimizer(Moving):
         **kwargs,
     ):
         if isinstance(atoms, OptimizableAtoms): atoms = atoms.atoms  # what ASE's basin hopping gives
-        if not isinstance(atoms, Atoms): raise InputError(f"RLOptimizer relaxes atoms in a fixed cell, not a {type(atoms).__name__}: take a classical optimizer for cells.")
-        check_structure(atoms, atoms.info.get("source", str(atoms.symbols)))
+        self.target, self.coordinates = atoms, coordinates_of(atoms)
+        bare = atoms if isinstance(atoms, Atoms) else atoms.atoms
+        check_structure(bare, bare.info.get("source", str(bare.symbols)))
         if maxstep is not None and not maxstep > 0: raise InputError(f"maxstep must be positive, not {maxstep}.")
         self.maxstep, self.surrogate_first, self.patience = maxstep or self.defaults["maxstep"], surrogate_first, patience
         self.fallback_name = fallback if fallback == "auto" else check_name(fallback, FALLBACKS, "fallback")
         name, surrogate = (surrogate, calculator(surrogate)) if isinstance(surrogate, str) else ("", surrogate)
-        self.planner, self.planned_in, self.part = plan_for(atoms, policy, surrogate, self.maxstep, patience, name)
+        self.planner, self.planned_in, self.part = plan_for(self.coordinates, bare.calc, policy, surrogate, self.maxstep, patience, name)
         self.fallback, self.handed_over, self.above_start, self.start, self.last, self.resumed = None, "", "", None, None, True
+        self.last_place = self.expected = None
         super().__init__(atoms, restart, logfile, trajectory, **kwargs)
+        self.atoms = bare
 
     def step(self, forces=None):
         "Move once; forces and energy of the present positions are taken from the calculator's results."
@@ -287,8 +318,8 @@ class RLOptimizer(Moving):
         "Take note of an evaluation, and go to the next stage where planning should be given up."
         known, self.resumed = self.resumed and self.seen(now), False
         if known: return
-        if not self.trust.history and (reason := _foreign(self.atoms)): return self.hand_over(reason)
-        if not self.trust.history and self.part: self.planner.surrogate = LearnedEnergy(*self.part, self.atoms, now, free_coordinates(self.atoms))
+        if not self.trust.history and (reason := _foreign(self.coordinates.atoms)): return self.hand_over(reason)
+        if not self.trust.history and self.part: self.planner.surrogate = LearnedEnergy(*self.part, self.coordinates, now)
         believed, reason = not self.trust.by_forces, self.planner.note(now)
         if believed and self.trust.by_forces: self.say("energies and forces disagree: going by the forces")
         if reason: self.leave(reason)
@@ -330,7 +361,7 @@ class RLOptimizer(Moving):
 # %% ../nbs/12_optimizer.ipynb #12ca000a
 def _foreign(atoms: Atoms) -> str:
     "Say which constraints planning does not know."
-    names = sorted({type(c).__name__ for c in atoms.constraints if not isinstance(c, FixAtoms)})
+    names = unknown_constraints(atoms)
     return f"planning does not know the constraint {', '.join(names)}" if names else ""
 
 # %% ../nbs/12_optimizer.ipynb #12ca000c
@@ -341,23 +372,28 @@ def saved(opt: RLOptimizer) -> dict:
     seen = getattr(getattr(opt.planner, "surrogate", None), "seen", {})
     answers = [seen.get(e.positions.tobytes()) for e in opt.trust.history]
     dropped = getattr(opt.planner, "surrogate", None) is None
-    return dict(structure=_identity(opt.atoms), trust=asdict(opt.trust), surrogate=None if dropped else [answer and (answer[0], answer[1]) for answer in answers],
+    return dict(structure=_identity(opt.coordinates.atoms), trust=asdict(opt.trust), surrogate=None if dropped else [answer and (answer[0], answer[1]) for answer in answers],
                 learned=isinstance(opt.planner, LearnedPlanner), planned_in=opt.planned_in, handed_over=opt.handed_over)
 
 def restore(opt: RLOptimizer, state: dict):
-    "Go on with a saved state."
+    "Go on with a saved state; strains are those of the cell that the first run began with."
     if not isinstance(state, dict) or "structure" not in state: raise InputError("The restart file was not written by RLOptimizer: name another file, or delete it.")
-    here, there = _identity(opt.atoms), state["structure"]
-    if (here["symbols"], here["pbc"]) != (there["symbols"], there["pbc"]) or not np.allclose(here["cell"], there["cell"], atol=1e-6):
+    here, there = _identity(opt.coordinates.atoms), state["structure"]
+    opt.coordinates.atoms.set_cell(there["cell"])
+    cells = [there["cell"]]
+    if opt.coordinates.strains is not None: cells += [opt.coordinates.place(np.array(e["positions"])).cell for e in state["trust"]["history"] if len(e["positions"]) == len(opt.coordinates.atoms) + 3]
+    if (here["symbols"], here["pbc"]) != (there["symbols"], there["pbc"]) or not any(np.allclose(here["cell"], cell, atol=1e-6) for cell in cells):
         raise InputError(f"The restart file belongs to another structure, {there['symbols']}: name another file, or delete it.")
+    if any(np.size(e["positions"]) != opt.coordinates.size for e in state["trust"]["history"]):
+        raise InputError("The restart file belongs to a relaxation with another kind of cell, fixed or free: name another file, or delete it.")
     trust = Trust(**state["trust"] | dict(settings=TrustSettings(**state["trust"]["settings"]), history=[Evaluation(**e) for e in state["trust"]["history"]],
                                           landmark=tuple(state["trust"]["landmark"])))
-    if isinstance(opt.planner, LearnedPlanner) and not state["learned"]: opt.planner = Planner(opt.atoms)
+    if isinstance(opt.planner, LearnedPlanner) and not state["learned"]: opt.planner = Planner(opt.coordinates)
     opt.planner.trust, opt.planned_in = trust, state["planned_in"]
     opt.handed_over = state["handed_over"]
     if opt.handed_over: return
     if state["surrogate"] is None and not state["learned"]: opt.planner.surrogate = None
-    elif opt.part and trust.history: opt.planner.surrogate = LearnedEnergy(*opt.part, opt.atoms, trust.history[0], free_coordinates(opt.atoms))
+    elif opt.part and trust.history: opt.planner.surrogate = LearnedEnergy(*opt.part, opt.coordinates, trust.history[0])
     elif getattr(opt.planner, "surrogate", None) is not None:
         opt.planner.surrogate.seen = {e.positions.tobytes(): (answer[0], np.array(answer[1])) for e, answer in zip(trust.history, state["surrogate"]) if answer}
 
@@ -454,34 +490,41 @@ def relax(
     fmax: float = 0.05,  # largest force norm to reach [eV/Å]
     steps: int = 500,  # optimizer steps at most
     trajectory: TrajectoryWriter | None = None,  # to append the frames to
+    cell: dict | None = None,  # options of ASE's FrechetCellFilter, {} for none; None: the cell stays
     **options,  # of RLOptimizer: surrogate, fallback, maxstep, patience
 ) -> tuple:  # (Relaxation, relaxed atoms, why it was handed over)
     "Relax a copy of a structure and count what it cost."
     atoms, began = start.copy(), time.perf_counter()
     atoms.calc = counted = CountedCalculator(calculator)
-    failed, made = "", None
+    failed, made, target = "", None, atoms if cell is None else FrechetCellFilter(atoms, **cell)
     try:
-        made = RLOptimizer(atoms, policy, logfile=None, **options) if optimizer == "RLOptimizer" else CLASSICAL[optimizer](atoms, logfile=None)
+        made = RLOptimizer(target, policy, logfile=None, **options) if optimizer == "RLOptimizer" else CLASSICAL[optimizer](target, logfile=None)
         if trajectory is not None: made.attach(lambda: trajectory.write(atoms))
         made.run(fmax=fmax, steps=steps)
     except Exception as error:  # whatever a calculator raises: other structures are still to be relaxed
         failed = f"{type(error).__name__}: {error}"
         print(f"{atoms.info.get('source', atoms.symbols)}, {optimizer}: {failed}", file=sys.stderr)
-    forces, energy = _left(atoms, counted, made)
-    reached, risen = largest(forces), energy > counted.first.get("free_energy", math.inf) + 0.01
+    reached, energy = _left(target, atoms, counted, made)
+    pressure = (cell or {}).get("scalar_pressure", 0.0)
+    risen = energy + pressure * _volume(atoms) > counted.first.get("free_energy", math.inf) + pressure * _volume(start) + 0.01
     result = Relaxation(atoms.info.get("source", str(atoms.symbols)), optimizer, counted.evaluations, reached <= fmax and not risen, reached,
                         energy, time.perf_counter() - began, getattr(made, "planned_in", ""), failed)
     return result, atoms, getattr(made, "handed_over", "")
 
-def _left(atoms, counted, made):
-    "Take forces and energy of what is left in `atoms`, which keep them; infinite where no evaluation worked."
-    if getattr(made, "last", None) is not None and np.array_equal(made.last.positions, atoms.positions): forces, energy = made.last.forces, made.last.energy
-    else:
-        last = counted.results  # of the last evaluation that worked; a failed one leaves none
-        forces, energy = np.array(last.get("forces", np.full((len(atoms), 3), math.inf)), dtype=float).reshape(-1, 3), float(last.get("free_energy", math.inf))
-        for constraint in atoms.constraints: constraint.adjust_forces(atoms, forces)
-    if np.isfinite(energy): atoms.calc = SinglePointCalculator(atoms, energy=energy, free_energy=energy, forces=forces)
-    return forces, energy
+def _volume(atoms): return abs(float(np.linalg.det(atoms.cell.array)))
+
+def _left(target, atoms, counted, made):
+    "Take largest force and energy of what is left in `atoms`, which keep what the calculator said; infinite where no evaluation worked."
+    if getattr(made, "last", None) is not None and np.array_equal(made.last_place, np.vstack([atoms.positions, atoms.cell.array])):
+        last, place = made.last, made.coordinates.place(made.last.positions)
+        reached, energy, results = last.fmax, last.energy - made.coordinates.pressure * place.volume, dict(forces=place.on_atoms(last.forces))
+        if last.stress is not None: results["stress"] = last.stress
+    else:  # of the last evaluation that worked; a failed one leaves none
+        results = {name: np.array(value, dtype=float) for name, value in counted.results.items() if name in ("forces", "stress")}
+        energy, reached = float(counted.results.get("free_energy", math.inf)), math.inf
+        if np.isfinite(energy): reached = largest(np.asarray(target.get_forces(), dtype=float))
+    if np.isfinite(energy): atoms.calc = SinglePointCalculator(atoms, energy=energy, free_energy=energy, **results)
+    return reached, energy
 
 # %% ../nbs/12_optimizer.ipynb #34e0aa8b
 def summary(

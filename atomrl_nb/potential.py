@@ -63,6 +63,10 @@ class LocalEnergy:
     def mixing(self) -> torch.Tensor:  # (1 + 2 n_terms, n_basis, n_bonds): the coefficients of all radial sums, bonds last
         return torch.cat([self.pair[:, None], *self.density], dim=1).permute(1, 2, 0).contiguous()
 
+    def on(self, graph: AtomGraph) -> "LocalEnergy":  # the same graph, in another precision
+        "Keep the coefficients, in the precision of a graph."
+        return replace(self, graph=graph, pair=self.pair.to(graph.positions), density=self.density.to(graph.positions), bend=self.bend.to(graph.positions))
+
     def only(self, kept: torch.Tensor) -> "LocalEnergy":  # (n_graphs,) bool
         "Leave out structures."
         graph, atoms, edges = self.graph, kept[self.graph.batch], kept[self.graph.batch[self.graph.edge_index[0]]]
@@ -95,10 +99,12 @@ class Moved:
         self,
         local: LocalEnergy,
         shift: torch.Tensor | None = None,  # (n_atoms, 3) displacement [Å]; None: none
+        stretch: torch.Tensor | None = None,  # (3, 3) deformation of all that the atoms are displaced from; None: none
     ):
         self.local, graph = local, local.graph
         self.src, self.dst = self.ends = graph.edge_index[:, local.bonds]
         vec = graph.edge_vec[local.bonds]
+        if stretch is not None: vec = vec @ stretch.T
         if shift is not None: vec = vec + shift[self.dst] - shift[self.src]
         self.length = vec.norm(dim=1)
         self.unit = vec / self.length[:, None]
@@ -134,6 +140,11 @@ def forces(self: Moved) -> torch.Tensor:  # (n_atoms, 3) [eV/Å]
     graph, tension = self.local.graph, self.along(1)[:, None] * self.unit
     out = tension.new_zeros(graph.n_atoms, 3).index_add(0, self.src, tension).index_add(0, self.dst, -tension)
     return out if graph.fixed is None else out.masked_fill(graph.fixed[:, None], 0.0)
+
+@patch
+def virial(self: Moved) -> torch.Tensor:  # (3, 3) [eV], all structures together
+    "Sum tensions times bonds: minus the slope of the energy with a strain."
+    return -(self.along(1) * self.length * self.unit.T) @ self.unit
 
 # %% ../nbs/01c_potential.ipynb #1cc00016
 def pairs_of(

@@ -463,8 +463,9 @@ class CountedCalculator(Calculator):
         self.inner, self.evaluations, self.first = inner, 0, {}  # first: results of the first evaluation
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        known = dict(self.results)
         super().calculate(atoms, properties, system_changes)
-        self.evaluations += 1
+        self.evaluations += bool(system_changes or not known)  # the stress of a point whose forces are known costs no other evaluation
         forces, energy = self.inner.get_forces(atoms), self.inner.get_potential_energy(atoms)
         free = self.inner.results.get("free_energy", energy) if hasattr(self.inner, "results") else energy
         self.results = {"energy": energy, "free_energy": free, "forces": np.array(forces)}

@@ -11,31 +11,36 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
+from ase.filters import Filter
 
+from .coordinates import Coordinates, asked, coordinates_of
 from .walk import largest
 
 # %% ../nbs/01i_trust.ipynb #1f300007
 @dataclass
 class Evaluation:
     "What one force evaluation told."
-    positions: np.ndarray  # (n_atoms, 3) [Å]
-    forces: np.ndarray  # (n_atoms, 3) [eV/Å]
+    positions: np.ndarray  # (n_atoms or n_atoms + 3, 3) coordinates [Å]
+    forces: np.ndarray  # the same shape [eV/Å]
     energy: float  # [eV]; NaN where the calculator gives none
+    fmax: float = np.nan  # largest force, as ASE's optimizers measure it [eV/Å]
+    stress: np.ndarray | None = None  # (6,) as ASE orders it [eV/Å³]; None where the cell stays
 
-    @property
-    def fmax(self) -> float: return largest(self.forces)  # [eV/Å]
+    def __post_init__(self):
+        if np.isnan(self.fmax): self.fmax = largest(self.forces)
 
-def evaluated(atoms: Atoms) -> Evaluation:
+def evaluated(
+    target: Atoms | Filter,  # with calculator
+    coordinates: Coordinates | None = None,  # None: those of the target
+    expected: np.ndarray | None = None,  # coordinates that were set, of which the present ones may be a rounding
+) -> Evaluation:
     "Take forces of the present positions, and the energy that they belong to: one force evaluation, or none where they are known."
-    forces = np.array(atoms.get_forces(), dtype=float).reshape(-1, 3)
-    if len(forces) != len(atoms): raise ValueError(f"The calculator returned forces of {len(forces)} atoms for {len(atoms)}.")
-    if not np.isfinite(forces).all(): raise FloatingPointError("The calculator returned forces that are not finite.")
-    try: energy = atoms.get_potential_energy(force_consistent=True)
-    except PropertyNotImplementedError:
-        try: energy = atoms.get_potential_energy()
-        except PropertyNotImplementedError: energy = np.nan
-    return Evaluation(atoms.positions.copy(), forces, float(energy))
+    atoms, coordinates = target if isinstance(target, Atoms) else target.atoms, coordinates or coordinates_of(target)
+    x = coordinates.of(atoms)
+    if expected is not None and np.abs(x - expected).max() < 1e-9: x = expected
+    energy, forces = asked(atoms, coordinates.place(x), consistent=True)
+    stress = None if coordinates.strains is None else np.array(atoms.get_stress(apply_constraint=False), dtype=float)
+    return Evaluation(x, forces.reshape(-1, 3), energy, largest(np.asarray(target.get_forces(), dtype=float)), stress)
 
 # %% ../nbs/01i_trust.ipynb #1f300009
 SHORT = 0.1  # Å: longer moves say little about it

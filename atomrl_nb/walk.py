@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from .coordinates import ENERGIES, Coordinates, asked
 from .internals import Measured
 
 # %% ../nbs/01h_walk.ipynb #1f200007
@@ -21,7 +21,7 @@ class Known(Protocol):
     "Anything that can be planned in."
     name: str  # what it is, as the log calls it
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Compute energy and forces."
 
 # %% ../nbs/01h_walk.ipynb #1f200009
@@ -30,24 +30,24 @@ class Surrogate:
 
     def __init__(
         self,
-        atoms: Atoms,  # positions do not matter; charges and magnetic moments do
+        coordinates: Coordinates,  # of the structure; its charges and magnetic moments count
         calculator: Calculator,
-        free: np.ndarray,  # (3 n_atoms,) 1.0 where a coordinate may change
         name: str = "",  # how the log calls it; empty: as its class
     ):
-        self.atoms, self.free, self.calls, self.seen = atoms.copy(), free, 0, {}
-        self.atoms.set_constraint()
+        self.coordinates, self.atoms, self.calls, self.seen = coordinates, coordinates.atoms.copy(), 0, {}
+        self.atoms.set_constraint([c for c in coordinates.atoms.constraints if isinstance(c, ENERGIES)])
         self.atoms.calc = calculator
         while hasattr(calculator, "inner"): calculator = calculator.inner
         self.name = f"the surrogate {name or type(calculator).__name__}"
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Ask the calculator, or remember what it said."
-        key = at.positions.tobytes()
+        key = at.x.tobytes()
         if key not in self.seen:
-            self.atoms.positions = at.positions
+            if self.coordinates.strains is not None: self.atoms.set_cell(at.place.cell)
+            self.atoms.positions = at.place.positions
             self.calls += 1
-            self.seen[key] = float(self.atoms.get_potential_energy()), self.free * np.asarray(self.atoms.get_forces(), float).ravel()
+            self.seen[key] = asked(self.atoms, at.place)
         return self.seen[key]
 
 # %% ../nbs/01h_walk.ipynb #1f20000b
@@ -56,22 +56,22 @@ class Model:
     "What is known, plus what was learnt, exact at the anchor."
     known: Known
     learnt: Known
-    origin: np.ndarray  # (n_atoms, 3) the anchor [Å]
-    offset: np.ndarray  # (3 n_atoms,) forces that make it exact there [eV/Å]
+    origin: np.ndarray  # (n_atoms or n_atoms + 3, 3) the anchor [Å]
+    offset: np.ndarray  # (n,) forces that make it exact there [eV/Å]
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Add them up."
         (energy, forces), (more, error) = self.known.energy_forces(at), self.learnt.energy_forces(at)
-        return energy + more - float(self.offset @ (at.positions - self.origin).ravel()), forces + error + self.offset
+        return energy + more - float(self.offset @ (at.x - self.origin).ravel()), forces + error + self.offset
 
 def exact_at(
     known: Known,
     learnt: Known,
     at: Measured,  # the anchor
-    forces: np.ndarray,  # (3 n_atoms,) true ones there [eV/Å]
+    forces: np.ndarray,  # (n,) true ones there [eV/Å]
 ) -> Model:
     "Make a model that has the true forces at the anchor."
-    return Model(known, learnt, at.positions, forces - known.energy_forces(at)[1] - learnt.energy_forces(at)[1])
+    return Model(known, learnt, at.x, forces - known.energy_forces(at)[1] - learnt.energy_forces(at)[1])
 
 # %% ../nbs/01h_walk.ipynb #1f20000d
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class WalkSettings:
 @dataclass(frozen=True)
 class Walk:
     "Where a walk ended."
-    positions: np.ndarray  # (n_atoms, 3) [Å]
-    forces: np.ndarray  # (3 n_atoms,) that the model expects there [eV/Å]
+    positions: np.ndarray  # (n_atoms or n_atoms + 3, 3) [Å]
+    forces: np.ndarray  # (n,) that the model expects there [eV/Å]
     energy: float  # change that it expects [eV]
     steps: int
 
-def largest(vectors: np.ndarray) -> float:  # of `vectors` (3 n_atoms,) or (n_atoms, 3)
-    "Take the largest norm of an atom's vector."
+def largest(vectors: np.ndarray) -> float:  # of `vectors` (n,) or (n_rows, 3)
+    "Take the largest norm of a row of three."
     return float(np.sqrt((vectors.reshape(-1, 3)**2).sum(1).max()))
 
 # %% ../nbs/01h_walk.ipynb #1f20000e
@@ -118,12 +118,13 @@ class Memory:
 # %% ../nbs/01h_walk.ipynb #1f20000f
 def walk(
     model: Known,
-    measure: Callable,  # positions -> Measured
-    start: np.ndarray,  # (n_atoms, 3) [Å]
-    solve: Callable,  # (3 n_atoms,) -> (3 n_atoms,): multiplies with an inverse Hessian
-    radius: float,  # no atom ends farther from the start [Å]
+    measure: Callable,  # coordinates -> Measured
+    start: np.ndarray,  # (n_atoms or n_atoms + 3, 3) [Å]
+    solve: Callable,  # (n,) -> (n,): multiplies with an inverse Hessian
+    radius: float,  # no atom, and no row of the strain, ends farther from the start [Å]
     fmax: float,  # target of the relaxation [eV/Å]
     settings: WalkSettings = WalkSettings(),
+    correct: Callable = lambda there, here: there,  # puts right what a step has changed of what must stay
     error: float = np.nan,  # of the model's last forecast, as a share of the forces; where it is small, the walk goes on for longer
 ) -> Walk:
     "Walk to the minimum of a model within the trust radius."
@@ -134,7 +135,7 @@ def walk(
     while done < s.steps and largest(forces) > enough:
         step = memory.direction(forces)
         if step @ forces <= 0: memory.pairs, step = [], solve(forces)
-        found = _descended(model, measure, start, here, step.reshape(-1, 3), energy, radius, s)
+        found = _descended(model, measure, start, here, step.reshape(-1, 3), energy, radius, s, correct)
         if found is None: break
         (there, energy, next_forces), done = found, done + 1
         moved = (there - here).ravel()
@@ -143,12 +144,12 @@ def walk(
         if np.abs(moved).max() < 1e-3 and largest(here - start) > 0.999 * radius: break  # slides along the edge
     return Walk(here, forces, energy - begin, done)
 
-def _descended(model, measure, start, here, step, energy, radius, s):
+def _descended(model, measure, start, here, step, energy, radius, s, correct):
     "Take a step, shortened until the energy does not rise: positions, energy, forces; None where it always does."
     step = step * min(1.0, s.longest / max(largest(step), 1e-12))
     for _ in range(6):
         move = here + step - start
-        there = start + move * min(1.0, radius / max(largest(move), 1e-12))
+        there = correct(start + move * min(1.0, radius / max(largest(move), 1e-12)), here)
         after, forces = model.energy_forces(measure(there))
         if after <= energy + 1e-6: return there, after, forces
         step = step / 3

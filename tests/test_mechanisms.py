@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from atomrl_nb.coordinates import coordinates_of
 from atomrl_nb.constraints import correct_action, correction_reward, covalent_r0
 from atomrl_nb.environment import Environment, EnvironmentSettings, force_norm, log_force_ratio
 from atomrl_nb.expert import fake_step
@@ -167,7 +168,7 @@ def test_the_hand_over_goes_on_from_the_best_positions_and_evaluates_none_twice(
     assert counted.evaluations == len(visited) == opt.get_number_of_steps() + 1
     assert opt.handed_over == "5 moves in a row were refused" and opt.trust.rejected == [1, 2, 3, 4, 5]
     then = Trust(history=opt.trust.history[:6], rejected=opt.trust.rejected)
-    first = visited[0] + fake_step(best_matrix(atoms, then), then.history[0].forces, 0.2)
+    first = visited[0] + fake_step(best_matrix(coordinates_of(atoms), then), then.history[0].forces, 0.2)
     np.testing.assert_allclose(visited[6], first, atol=1e-12)
 
 

@@ -11,6 +11,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 
+from atomrl_nb.coordinates import coordinates_of
 from atomrl_nb.error_model import ErrorModel, fit, fit_linear
 from atomrl_nb.force_field import anchored, force_field, hessian
 from atomrl_nb.internals import Measured, find_internals
@@ -92,7 +93,7 @@ def test_single_precision_and_flat_forces_become_plain_numbers():
 def test_the_force_field_pulls_as_the_true_forces_do():
     atoms = molecule("CH3CONH2")
     internals = find_internals(atoms)
-    measure = lambda x: Measured(internals, x, np.zeros((3, 3)))
+    measure = lambda x: Measured(internals, coordinates_of(atoms).place(x))
     atoms.rattle(0.05, seed=1)
     truth = force_field(internals, atoms.numbers, measure(molecule("CH3CONH2").positions))
     forces = truth.energy_forces(measure(atoms.positions))[1]
@@ -115,7 +116,7 @@ def test_bonds_that_form_are_found_on_the_way():
 def test_the_process_is_exact_where_it_has_been(process):
     atoms = crystal(1)
     internals = find_internals(atoms)
-    measure = lambda x: Measured(internals, x, np.asarray(atoms.cell))
+    measure = lambda x: Measured(internals, coordinates_of(atoms).place(x))
     points = [atoms.positions + 0.05 * np.random.default_rng(k).normal(size=(8, 3)) for k in range(3)]
     errors = np.stack([EMT().get_forces(Atoms(atoms.numbers, x, cell=atoms.cell, pbc=True)).ravel() for x in points])
     springs = force_field(internals, atoms.numbers, measure(points[0]))

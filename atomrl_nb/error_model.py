@@ -31,6 +31,7 @@ class ErrorSettings:
     ranges: tuple = (0.27, 0.9, 2.7)  # of inverse distances, in units of covalent radii
     curvatures: tuple = (0.8, 4.0, 20.0, 100.0)  # errors of curvature that no fragment explains [eV/Å²]
     window: int = 5  # latest evaluations that range and curvature are chosen by
+    absurd: float = 100.0  # times the largest force at the anchor: an evaluation beyond teaches nothing
 
 # %% ../nbs/01g_error_model.ipynb #1f100008
 MOST_ALIKE = 64  # fragments that learn from one another
@@ -276,7 +277,7 @@ def fit_linear(
     positions: list,  # of the points, each as the anchor [Å]
     errors: np.ndarray,  # (n_points, n) of the forces there [eV/Å]
     hessian: csr_matrix,  # of the springs [eV/Å²]
-    ranges: tuple = (0.3, 1.0, 3.0),  # of displacements in the metric of the springs [eV^(1/2)]
+    ranges: tuple = (1.0, 3.0, 10.0),  # of displacements in the metric of the springs [eV^(1/2)]
     noise: float = 1e-6,  # relative
 ) -> FittedLinear:
     "Choose a range by its evidence, and learn the errors, in time linear in atoms."

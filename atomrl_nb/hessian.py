@@ -10,10 +10,8 @@ __all__ = ['DENSE_PRODUCTS', 'Hessian', 'padded_rows', 'lanczos', 'saddle_free_o
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from fastcore.basics import patch
-from scipy.sparse import bsr_matrix
 
 from .graphs import AtomGraph
 
@@ -38,23 +36,6 @@ def matvec(
     load = torch.zeros_like(self.curvature).index_add(0, dst, torch.einsum("pma,pa->pm", self.levers, stretch)) * self.curvature
     pull = torch.einsum("pm,pma->pa", load[dst], self.levers)
     return out.index_add(0, src, pull).index_add(0, dst, -pull)
-
-# %% ../nbs/01b_hessian.ipynb #1bb00051
-@patch
-def products(self: Hessian) -> Callable:  # displacement (n_atoms, 3) [Å] -> (n_atoms, 3) [eV/Å]
-    "Write the springs and the levers as sparse matrices, once for many products."
-    (src, dst), n, m = self.graph.pair_index, self.graph.n_atoms, self.levers.shape[1]
-    order, blocks = torch.argsort(src, stable=True), lambda x: x.new_zeros(n, *x.shape[1:]).index_add(0, dst, x)
-    begins, columns = np.searchsorted(src[order].numpy(), np.arange(n + 1)), dst[order].numpy()
-    springs = bsr_matrix((self.springs[order].numpy(), columns, begins), shape=(3 * n, 3 * n))
-    levers = bsr_matrix((self.levers[order].mT.contiguous().numpy(), columns, begins), shape=(3 * n, m * n))
-    own_spring, own_lever, turned = blocks(self.springs), blocks(self.levers), levers.T.tocsr()
-    def times(x):
-        flat = x.contiguous().view(-1).numpy()
-        load = (torch.from_numpy(turned @ flat).view(n, m) - (own_lever @ x[..., None])[..., 0]) * self.curvature
-        out = (own_spring @ x[..., None])[..., 0] - (load[:, None] @ own_lever)[:, 0]
-        return out + torch.from_numpy(levers @ load.view(-1).numpy() - springs @ flat).view(n, 3)
-    return times
 
 # %% ../nbs/01b_hessian.ipynb #1bb00012
 def padded_rows(
@@ -106,14 +87,12 @@ def lanczos(
     iterations: int,
     free: torch.Tensor,  # (n_atoms, 1) 1 where an atom may move
     matrix: torch.Tensor | None = None,  # the Hessian written out, where that is at hand
-    multiply: Callable | None = None,  # (n_atoms, 3) -> (n_atoms, 3): its products, where there is a faster way; None: `matvec`
 ) -> torch.Tensor:  # (n_atoms, 3) [Å]
     "Apply (H² + eps²)^(-1/2) to forces in their Krylov space."
-    multiply = multiply or hessian.matvec
     g, (row, size) = hessian.graph, padded_rows(hessian.graph)
     table = lambda x: x.new_zeros(g.n_graphs * size, 3).index_copy(0, row, x).view(g.n_graphs, -1)
     held, start = table(free.expand(-1, 3)), table(forces)
-    times = (lambda q: table(multiply(q.view(-1, 3)[row]))) if matrix is None else (lambda q: (matrix @ q[..., None])[..., 0])
+    times = (lambda q: table(hessian.matvec(q.view(-1, 3)[row]))) if matrix is None else (lambda q: (matrix @ q[..., None])[..., 0])
     norm = (start**2).sum(1).clamp(min=1e-30).sqrt()
     basis, alphas, betas = [start / norm[:, None]], [], []
     for _ in range(iterations):
@@ -142,9 +121,7 @@ def saddle_free_operator(
     held = free[:, None].to(hessian.springs.dtype)
     if size > dense_atoms:
         whole = hessian.dense() if size <= DENSE_PRODUCTS else None
-        slopes = torch.is_grad_enabled() or hessian.springs.is_cuda
-        multiply = hessian.matvec if slopes or whole is not None else hessian.products()
-        return lambda forces: lanczos(hessian, forces * held, eps, iterations, held, whole, multiply)
+        return lambda forces: lanczos(hessian, forces * held, eps, iterations, held, whole)
     mask = held.new_zeros(g.n_graphs * size).index_copy(0, row, held[:, 0]).view(g.n_graphs, -1).repeat_interleave(3, dim=1)
     matrix = hessian.dense() * mask[:, None] * mask[:, :, None] + torch.diag_embed(1 - mask)
     table = lambda forces: held.new_zeros(g.n_graphs * size, 3).index_copy(0, row, forces * held).view(g.n_graphs, -1)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CAREFUL', 'TEACHERS', 'shipped_policies', 'find_policy', 'known_part', 'taught_by', 'away_from_home', 'choose_policy',
-           'LearnedPlanner', 'learned_planner', 'observe', 'past_of', 'loop_of', 'moves_of', 'propose_learned',
-           'smallest_allowed', 'kept_apart', 'LearnedEnergy', 'Beside']
+           'ActorPlanner', 'actor_planner', 'observe', 'propose_moves', 'smallest_allowed', 'kept_apart',
+           'LearnedEnergy', 'LoopSettings', 'loop_of', 'learned_planner', 'Beside']
 
 # %% ../nbs/03a_learned.ipynb #3aa00004
 from dataclasses import dataclass, fields, replace
@@ -15,18 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 
 from .constraints import candidate_pairs, covalent_r0, pair_r0
-from .coordinates import Coordinates
+from .coordinates import Coordinates, Place
 from .force_field import ForceField, anchored, force_field
 from .graphs import AtomGraph, environment_features
 from .hessian import capped
 from .internals import Measured
 from .networks import Actor, load_policy
-from .planning import AdaptSettings, PlanSettings, adapt, plan
+from .planner import Planner, PlannerSettings
 from .potential import Moved
 from .structures import InputError, coordination
 from .trust import Evaluation, Trust, TrustSettings, note
+from .walk import Known
 
 # %% ../nbs/03a_learned.ipynb #5edb118c
 def shipped_policies() -> dict:  # name -> file
@@ -95,8 +97,8 @@ def _at_home(atoms, card):
 
 # %% ../nbs/03a_learned.ipynb #3aa00014
 @dataclass
-class LearnedPlanner:
-    "Plan one relaxation with a policy that knows all its elements."
+class ActorPlanner:
+    "Plan one relaxation with an actor that proposes displacements and knows all its elements."
     actor: Actor
     card: dict
     atoms: Atoms  # elements, cell and constraints
@@ -107,23 +109,22 @@ class LearnedPlanner:
         "Take note of an evaluation."
         return note(self.trust, new)
 
-def learned_planner(
+def actor_planner(
     atoms: Atoms,  # with calculator, where it is known
     actor: Actor,
     card: dict,
     maxstep: float = np.inf,  # no atom moves farther in one step [Å]
-    patience: int | None = None,  # None: 8 with a learned energy, else 4
-) -> LearnedPlanner:
-    "Begin a relaxation with a policy."
-    energy = actor.settings.head == "potential"
-    widest = min(maxstep, loop_of(actor, card)[0].reach if energy else actor.settings.max_displacement)
+    patience: int | None = None,  # None: 4
+) -> ActorPlanner:
+    "Begin a relaxation with an actor."
+    widest = min(maxstep, actor.settings.max_displacement)
     first = min(widest, CAREFUL) if away_from_home(atoms, card) else widest
-    settings = TrustSettings(first=first, widest=widest, least=0.05, soft=0.0, refusals=4, patience=patience or (8 if energy else 4))
-    return LearnedPlanner(actor, card, atoms.copy(), Trust(settings, radius=first))
+    settings = TrustSettings(first=first, widest=widest, least=0.05, soft=0.0, refusals=4, patience=patience or 4)
+    return ActorPlanner(actor, card, atoms.copy(), Trust(settings, radius=first))
 
 # %% ../nbs/03a_learned.ipynb #12c00008
 def observe(
-    planner: LearnedPlanner,
+    planner: ActorPlanner,
     fmax: float,  # target [eV/Å]
 ) -> AtomGraph:  # at the anchor
     "Show a policy one structure."
@@ -138,62 +139,21 @@ def observe(
     shown = {name: torch.as_tensor(np.array(value)) for name, value in more.items()}
     return replace(AtomGraph.from_atoms(there, settings.reach), **shown).to(dtype=next(planner.actor.parameters()).dtype)
 
-# %% ../nbs/03a_learned.ipynb #12c00010
-def past_of(
-    trusts: list,  # of `Trust`
-    graph: AtomGraph,  # of all of them, at their anchors
-    keep: int,  # evaluations of each
-) -> list:  # (displacement from the anchor, forces) of earlier evaluations, all structures together
-    "Line up what each structure has seen; one that has seen less stays where it is, which teaches nothing."
-    seen = [[e for k, e in enumerate(trust.history) if k != trust.anchor][-keep:] for trust in trusts]
-    anchors = [trust.history[trust.anchor] for trust in trusts]
-    tensor, past = lambda rows: torch.as_tensor(np.concatenate(rows)).to(graph.positions), []
-    for k in range(max(map(len, seen))):
-        then = [s[k] if k < len(s) else here for s, here in zip(seen, anchors)]
-        past.append((tensor([e.positions - here.positions for e, here in zip(then, anchors)]), tensor([e.forces for e in then])))
-    return past
-
-def loop_of(
-    actor: Actor,
-    card: dict,
-) -> tuple:  # `PlanSettings`, `AdaptSettings`
-    "Read the numbers of the loop from a card, or scale them by the network's largest displacement."
-    longest = actor.settings.max_displacement
-    numbers = dict(reach=1.5 * longest, sub_step=0.2 * longest, near=0.4 * longest) | card.get("loop", {})
-    return tuple(kind(**{f.name: numbers[f.name] for f in fields(kind) if f.name in numbers}) for kind in (PlanSettings, AdaptSettings))
-
-# %% ../nbs/03a_learned.ipynb #3aa00016
-@torch.no_grad()
-def moves_of(
-    actor: Actor,
-    card: dict,
-    graph: AtomGraph,  # of `observe`, collated
-    trusts: list,  # `Trust` of the same structures
-) -> tuple:  # moves (n_atoms, 3) [Å], forces expected there (n_atoms, 3) [eV/Å], or None
-    "Ask a policy for moves."
-    if actor.settings.head != "potential": return actor(graph), None
-    local, (planning, adapting) = actor.local_energy(graph), loop_of(actor, card)
-    if any(len(trust.history) > 1 for trust in trusts): local = adapt(local, graph.forces, past_of(trusts, graph, adapting.keep), adapting)
-    walk = plan(local, graph.forces, planning, reach=torch.tensor([trust.radius for trust in trusts], dtype=graph.positions.dtype))
-    return walk.displacement, walk.forces
-
 # %% ../nbs/03a_learned.ipynb #bd3a6bb4
-def propose_learned(
-    planners: list,  # `LearnedPlanner`s of one policy, which note what is expected
+@torch.no_grad()
+def propose_moves(
+    planners: list,  # `ActorPlanner`s of one actor
     fmax: float,  # target [eV/Å]
 ) -> list:  # positions (n_atoms, 3) to evaluate next [Å], one for each structure
     "Move each structure from its anchor, as far as its trust radius and the smallest distance of the card allow."
     (actor, card), trusts = (planners[0].actor, planners[0].card), [p.trust for p in planners]
     graph = AtomGraph.collate([observe(p, fmax) for p in planners])
-    moves, expected = moves_of(actor, card, graph, trusts)
+    moves = actor(graph)
     if not torch.isfinite(moves).all(): raise FloatingPointError("the policy proposed a move that is not finite")
     moves = capped(moves, graph, torch.tensor([trust.radius for trust in trusts]))
     moves, back = kept_apart(graph, moves, smallest_allowed(card))
-    ends = np.cumsum(graph.sizes.tolist())[:-1]
-    forecasts = [None] * len(planners) if expected is None else np.split(expected.double().numpy(), ends)
-    for p, forecast, taken in zip(planners, forecasts, back.tolist()):
-        p.a_back, p.trust.forecast = taken, None if forecast is None or taken else forecast.ravel()
-    return [t.history[t.anchor].positions + move for t, move in zip(trusts, np.split(moves.double().numpy(), ends))]
+    for planner, taken in zip(planners, back.tolist()): planner.a_back, planner.trust.forecast = taken, None
+    return [t.history[t.anchor].positions + move for t, move in zip(trusts, np.split(moves.double().numpy(), np.cumsum(graph.sizes.tolist())[:-1]))]
 
 # %% ../nbs/03a_learned.ipynb #3aa00017
 def smallest_allowed(card: dict) -> float | torch.Tensor:  # [Å], or a table by atomic numbers
@@ -225,18 +185,18 @@ class LearnedEnergy:
         actor: Actor,  # with a learned energy as its head
         card: dict,
         coordinates: Coordinates,
-        first: Evaluation,  # whose forces the coefficients are made of
     ):
-        place = coordinates.place(first.positions)
-        self.part, self.first = known_part(coordinates.atoms, card), place
-        known = Atoms(coordinates.atoms.numbers[self.part], place.positions[self.part], cell=place.cell, pbc=coordinates.atoms.pbc)
-        graph = AtomGraph.from_atoms(known, actor.settings.reach, torch.float64)
-        shown = replace(graph, forces=torch.as_tensor(place.on_atoms(first.forces)[self.part])).to(dtype=next(actor.parameters()).dtype)
-        with torch.no_grad(): self.local = actor.local_energy(shown).on(graph)  # the walk is in double precision, whatever the network is in
-        self.name = f"what the policy learned of {', '.join(sorted(set(known.get_chemical_symbols())))}"
+        self.actor, self.part, self.coordinates, self.first = actor, known_part(coordinates.atoms, card), coordinates, None
+        self.name = f"what the policy learned of {', '.join(sorted(set(coordinates.atoms.symbols[self.part])))}"
 
-    def beside(self, springs: ForceField, at: Measured, forces: np.ndarray):  # forces (n,) true ones [eV/Å]
-        "Put springs where the policy knows nothing."
+    def at_anchor(
+        self,
+        springs: ForceField,
+        at: Measured,
+        forces: np.ndarray,  # (n,) true ones there [eV/Å]
+    ) -> Known:  # that is exact where the network knows, and has springs elsewhere
+        "Make the coefficients of the true forces, and put springs where the policy knows nothing."
+        if self.first is None or not np.array_equal(self.first.x, at.x): self.look(at.place, forces)
         if self.part.all(): return self
         unknown = np.repeat(~self.part, 3)
         kept = (np.abs(at.slopes[:, :len(unknown)]) @ unknown.astype(float) > 0).astype(float)
@@ -244,17 +204,62 @@ class LearnedEnergy:
         return Beside(self.name, self, anchored(rest, at, forces - self.energy_forces(at)[1]))
 
     @torch.no_grad()
+    def look(self, place: Place, forces: np.ndarray):  # (n,) [eV/Å]
+        "Show the network a place; the walk from there is in double precision, whatever the network is in."
+        self.first, atoms = place, self.coordinates.atoms
+        known = Atoms(atoms.numbers[self.part], place.positions[self.part], cell=place.cell, pbc=atoms.pbc)
+        graph = AtomGraph.from_atoms(known, self.actor.settings.reach, torch.float64)
+        shown = torch.as_tensor(place.on_atoms(forces.reshape(-1, 3))[self.part])
+        self.local = self.actor.local_energy(replace(graph, forces=shown).to(dtype=next(self.actor.parameters()).dtype)).on(graph)
+
+    @torch.no_grad()
     def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Compute energy and forces of the part."
         place, first, stretch = at.place, self.first, None
         if place.stretch is not None: stretch = place.stretch @ np.linalg.inv(first.stretch)
         before = first.positions if stretch is None else first.positions @ stretch.T
-        tensor = lambda x: None if x is None else torch.as_tensor(x).to(self.local.pair)
+        tensor = lambda x: None if x is None else torch.as_tensor(x)
         moved = Moved(self.local, tensor((place.positions - before)[self.part]), tensor(stretch))
         forces = np.zeros_like(place.positions)
-        forces[self.part] = moved.forces().double().numpy()
-        virial = None if stretch is None else moved.virial().double().numpy() - place.coordinates.pressure * place.volume * np.eye(3)
-        return float(moved.energy()) + place.coordinates.pressure * place.volume, place.pull(forces, virial)
+        forces[self.part] = moved.forces().numpy()
+        if stretch is None: return float(moved.energy()), place.pull(forces)
+        work = place.coordinates.pressure * place.volume
+        return float(moved.energy()) + work, place.pull(forces, moved.virial().numpy() - work * np.eye(3))
+
+# %% ../nbs/03a_learned.ipynb #3aa00028
+@dataclass(frozen=True)
+class LoopSettings:
+    "The numbers around a learned energy."
+    reach: float = 1.2  # no atom moves farther in one step [Å]
+    steps: float = 100  # of the walk, at most
+    error: float = 1.0  # how wrong the energy is thought to be, in units of `PlannerSettings.learned`
+    past: float = 10.0  # evaluations whose largest force is more than this many times that at the anchor teach nothing
+
+def loop_of(actor: Actor, card: dict) -> LoopSettings:
+    "Read the numbers of the loop from a card, or take the usual ones."
+    numbers = dict(reach=1.5 * actor.settings.max_displacement) | card.get("loop", {})
+    return LoopSettings(**{f.name: float(numbers[f.name]) for f in fields(LoopSettings) if f.name in numbers})
+
+def learned_planner(
+    coordinates: Coordinates,
+    calculator: Calculator | None,  # the true one
+    actor: Actor,  # with a learned energy as its head
+    card: dict,
+    maxstep: float = np.inf,  # no atom moves farther in one step [Å]
+    patience: int | None = None,  # None: 8 where the policy knows all elements
+) -> Planner:
+    "Begin a relaxation that plans in what a policy has learned."
+    loop, usual, atoms = loop_of(actor, card), PlannerSettings(), coordinates.atoms.copy()
+    atoms.calc, scaled = calculator, lambda numbers: tuple(loop.error * x for x in numbers)
+    errors = replace(usual.learned, shares=scaled(usual.learned.shares), curvatures=scaled(usual.learned.curvatures), absurd=loop.past)
+    trust = TrustSettings(patience=patience or TrustSettings.patience)
+    if known_part(atoms, card).all():
+        widest = min(maxstep, loop.reach)
+        first = min(widest, CAREFUL) if away_from_home(atoms, card) else widest
+        trust = TrustSettings(first=first, widest=widest, least=0.05, soft=0.0, refusals=4, patience=patience or 8)
+    else: trust = replace(trust, first=min(maxstep, trust.first), widest=min(maxstep, trust.widest))
+    settings = replace(usual, trust=trust, learned=errors, walk=replace(usual.walk, steps=round(loop.steps)))
+    return Planner(coordinates, LearnedEnergy(actor, card, coordinates), settings)
 
 # %% ../nbs/03a_learned.ipynb #3aa00024
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from ase.optimize.optimize import OptimizableAtoms, Optimizer
 from .coordinates import LEVER, Coordinates, coordinates_of, unknown_constraints
 from .expert import fake_step, initial_hessian, update_hessian
 from .force_field import RIDGE, anchored, hessian
-from .learned import (LearnedEnergy, LearnedPlanner, away_from_home, choose_policy, find_policy, known_part, learned_planner,
-                               propose_learned, shipped_policies)
+from .learned import (ActorPlanner, LearnedEnergy, actor_planner, away_from_home, choose_policy, find_policy, known_part, learned_planner,
+                               propose_moves, shipped_policies)
 from .planner import Planner, propose, settled
 from .structures import CountedCalculator, InputError, calculator, check_name, check_structure
 from .trust import Evaluation, Trust, TrustSettings, best, evaluated
@@ -59,28 +59,26 @@ def plan_for(
     maxstep: float = np.inf,  # no atom moves farther in one step [Å]
     patience: int | None = None,
     name: str = "",  # of the surrogate
-) -> tuple:  # planner, what is planned in and why, policy (actor, card) of a part of the structure or None
+) -> tuple:  # planner, what is planned in and why
     "Choose the planner of a structure."
     settings = TrustSettings(widest=min(maxstep, TrustSettings.widest), first=min(maxstep, TrustSettings.first), patience=patience or TrustSettings.patience)
     fresh = lambda known=None: Planner(coordinates, known, trust=Trust(settings, radius=settings.first))
     if surrogate is not None:
         if isinstance(policy, tuple) or policy not in ("auto", "none"): raise InputError("Give a policy or a surrogate, not both.")
         known = Surrogate(coordinates, surrogate, name)
-        return fresh(known), f"{known.name}, because it was given", None
-    if not isinstance(policy, tuple) and policy == "none": return fresh(), "a model force field, because no policy was asked for", None
+        return fresh(known), f"{known.name}, because it was given"
+    if not isinstance(policy, tuple) and policy == "none": return fresh(), "a model force field, because no policy was asked for"
     atoms = coordinates.atoms.copy()
     atoms.calc = calculator
     found, name = _policy(atoms, policy)
-    if found is None: return fresh(), "a model force field, because no shipped policy knows such a structure", None
+    if found is None: return fresh(), "a model force field, because no shipped policy knows such a structure"
     actor, card = found
-    part, energy = known_part(atoms, card), actor.settings.head == "potential"
-    if part.all() and not coordinates.beyond_fixed_atoms:
-        doubt = away_from_home(atoms, card)
-        return learned_planner(atoms, actor, card, maxstep, patience), f"{name}" + (f", carefully, because {doubt}" if doubt else ", which knows such structures"), None
-    if part.all() and energy: return fresh(), f"{name}, which knows such structures", found
-    if part.any() and energy: return fresh(), f"a model force field and {name} for the part that it knows", found
-    if part.all(): return fresh(), f"a model force field, because {name} knows nothing of cells and constraints", None
-    return fresh(), f"a model force field, because {name} knows nothing of {atoms.symbols}", None
+    part, energy, doubt = known_part(atoms, card), actor.settings.head == "potential", away_from_home(atoms, card)
+    if not part.any(): return fresh(), f"a model force field, because {name} knows nothing of {atoms.symbols}"
+    why = f"{name}, carefully, because {doubt}" if doubt else f"{name}, which knows such structures"
+    if energy: return learned_planner(coordinates, calculator, actor, card, maxstep, patience), why if part.all() else f"a model force field and {name} for the part that it knows"
+    if part.all() and not coordinates.beyond_fixed_atoms: return actor_planner(atoms, actor, card, maxstep, patience), why
+    return fresh(), f"a model force field, because {name} proposes moves of {'whole structures' if part.any() and not part.all() else 'atoms in a fixed cell'} alone"
 
 @lru_cache(maxsize=None)
 def _shipped() -> dict: return {name: find_policy(name) for name in shipped_policies()}  # read once
@@ -145,7 +143,7 @@ def of_filter(target: Atoms | Filter, matrix: np.ndarray) -> np.ndarray:  # (n, 
 # %% ../nbs/12_optimizer.ipynb #12ca0007
 class Staged(Optimizer):
     "The stages of a relaxation, and how one follows the other."
-    planner: Planner | LearnedPlanner
+    planner: Planner | ActorPlanner
     target: Atoms | Filter  # what is relaxed
     coordinates: Coordinates
     planned_in: str  # what is planned in, and why
@@ -171,7 +169,7 @@ class Staged(Optimizer):
 
     def leave(self, reason: str):
         "Go to the next stage."
-        if isinstance(self.planner, LearnedPlanner):
+        if isinstance(self.planner, ActorPlanner) or isinstance(self.planner.surrogate, LearnedEnergy):
             old, first = self.trust, min(self.maxstep, TrustSettings.first)
             settings = TrustSettings(widest=min(self.maxstep, TrustSettings.widest), first=first, patience=self.patience or TrustSettings.patience)
             trust = Trust(settings, old.history, best(old), first, rejected=old.rejected, deviations=old.deviations, by_forces=old.by_forces)
@@ -240,7 +238,7 @@ class Moving(Staged):
         self.resumed = True  # a point that an earlier run has noted may come first
         self.say(f"planning in {self.planned_in}")
         surrogate = getattr(self.planner, "surrogate", None)
-        if self.trust.history or self.handed_over or surrogate is None or not self.surrogate_first: return
+        if self.trust.history or self.handed_over or not isinstance(surrogate, Surrogate) or not self.surrogate_first: return
         start = self.coordinates.of(self.atoms)
         try: self.put(settled(self.planner, start, fmax / 2))
         except Exception as error:  # whatever a calculator raises
@@ -300,7 +298,7 @@ class RLOptimizer(Moving):
         self.maxstep, self.surrogate_first, self.patience = maxstep or self.defaults["maxstep"], surrogate_first, patience
         self.fallback_name = fallback if fallback == "auto" else check_name(fallback, FALLBACKS, "fallback")
         name, surrogate = (surrogate, calculator(surrogate)) if isinstance(surrogate, str) else ("", surrogate)
-        self.planner, self.planned_in, self.part = plan_for(self.coordinates, bare.calc, policy, surrogate, self.maxstep, patience, name)
+        self.planner, self.planned_in = plan_for(self.coordinates, bare.calc, policy, surrogate, self.maxstep, patience, name)
         self.fallback, self.handed_over, self.above_start, self.start, self.last, self.resumed = None, "", "", None, None, True
         self.last_place = self.expected = None
         super().__init__(atoms, restart, logfile, trajectory, **kwargs)
@@ -319,7 +317,6 @@ class RLOptimizer(Moving):
         known, self.resumed = self.resumed and self.seen(now), False
         if known: return
         if not self.trust.history and (reason := _foreign(self.coordinates.atoms)): return self.hand_over(reason)
-        if not self.trust.history and self.part: self.planner.surrogate = LearnedEnergy(*self.part, self.coordinates, now)
         believed, reason = not self.trust.by_forces, self.planner.note(now)
         if believed and self.trust.by_forces: self.say("energies and forces disagree: going by the forces")
         if reason: self.leave(reason)
@@ -328,7 +325,7 @@ class RLOptimizer(Moving):
         "Ask the planner, and leave one that fails."
         if self.start is not None and len(self.trust.history) == 1 and self.trust.history[0].fmax > DOUBTED: return self.start
         while not self.handed_over:
-            try: return propose_learned([self.planner], self.fmax)[0] if isinstance(self.planner, LearnedPlanner) else self.planned()
+            try: return propose_moves([self.planner], self.fmax)[0] if isinstance(self.planner, ActorPlanner) else self.planned()
             except Exception as error: self.leave(f"planning failed ({type(error).__name__}: {error})")
 
     def planned(self) -> np.ndarray:  # (n_atoms, 3) [Å]
@@ -373,7 +370,7 @@ def saved(opt: RLOptimizer) -> dict:
     answers = [seen.get(e.positions.tobytes()) for e in opt.trust.history]
     dropped = getattr(opt.planner, "surrogate", None) is None
     return dict(structure=_identity(opt.coordinates.atoms), trust=asdict(opt.trust), surrogate=None if dropped else [answer and (answer[0], answer[1]) for answer in answers],
-                learned=isinstance(opt.planner, LearnedPlanner), planned_in=opt.planned_in, handed_over=opt.handed_over)
+                actor=isinstance(opt.planner, ActorPlanner), planned_in=opt.planned_in, handed_over=opt.handed_over)
 
 def restore(opt: RLOptimizer, state: dict):
     "Go on with a saved state; strains are those of the cell that the first run began with."
@@ -388,13 +385,13 @@ def restore(opt: RLOptimizer, state: dict):
         raise InputError("The restart file belongs to a relaxation with another kind of cell, fixed or free: name another file, or delete it.")
     trust = Trust(**state["trust"] | dict(settings=TrustSettings(**state["trust"]["settings"]), history=[Evaluation(**e) for e in state["trust"]["history"]],
                                           landmark=tuple(state["trust"]["landmark"])))
-    if isinstance(opt.planner, LearnedPlanner) and not state["learned"]: opt.planner = Planner(opt.coordinates)
+    if isinstance(opt.planner, ActorPlanner) and not state["actor"]: opt.planner = Planner(opt.coordinates)
     opt.planner.trust, opt.planned_in = trust, state["planned_in"]
     opt.handed_over = state["handed_over"]
     if opt.handed_over: return
-    if state["surrogate"] is None and not state["learned"]: opt.planner.surrogate = None
-    elif opt.part and trust.history: opt.planner.surrogate = LearnedEnergy(*opt.part, opt.coordinates, trust.history[0])
-    elif getattr(opt.planner, "surrogate", None) is not None:
+    if isinstance(opt.planner, ActorPlanner): return
+    if state["surrogate"] is None: opt.planner.surrogate = None
+    elif isinstance(opt.planner.surrogate, Surrogate):
         opt.planner.surrogate.seen = {e.positions.tobytes(): (answer[0], np.array(answer[1])) for e, answer in zip(trust.history, state["surrogate"]) if answer}
 
 # %% ../nbs/12_optimizer.ipynb #12c00015
@@ -459,9 +456,9 @@ class RelaxMany:
         "Ask all planners, those of one policy together."
         groups, found = {}, {}
         for k, opt in going.items():
-            if not opt.handed_over: groups.setdefault(id(opt.planner.actor) if isinstance(opt.planner, LearnedPlanner) else k, []).append(k)
+            if not opt.handed_over: groups.setdefault(id(opt.planner.actor) if isinstance(opt.planner, ActorPlanner) else k, []).append(k)
         for members in groups.values():
-            try: found |= zip(members, propose_learned([going[k].planner for k in members], going[members[0]].fmax)) if len(members) > 1 else {}
+            try: found |= zip(members, propose_moves([going[k].planner for k in members], going[members[0]].fmax)) if len(members) > 1 else {}
             except Exception: pass  # one by one below: the fault of one is not that of the others
         for k in [k for members in groups.values() for k in members if k not in found]: found[k] = self.attempt(k, going, going[k].ask)
         return [(k, positions) for k, positions in found.items() if positions is not None]

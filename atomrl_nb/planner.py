@@ -29,11 +29,11 @@ class PlannerSettings:
     walk: WalkSettings = WalkSettings()
     errors: ErrorSettings = ErrorSettings()  # of the model force field
     surrogate: ErrorSettings = ErrorSettings(shares=(0.03, 0.1, 0.3), curvatures=(0.2, 1.0, 5.0, 25.0))  # of a surrogate
+    learned: ErrorSettings = ErrorSettings(shares=(0.01, 0.03, 0.1, 0.3), curvatures=(0.05, 0.2, 1.0, 5.0), absurd=10.0)  # of a policy's energy
     credit: float = 10.0  # log evidence that a surrogate is given beforehand,
     refuted: float = 1.2  # unless its first forces were wrong by more than this share
     large: int = 60  # atoms: beyond, the process is the one that is linear in atoms
     rows: int = 2400  # of the process's matrix at most, which limits the evaluations that count
-    absurd: float = 100.0  # times the largest force at the anchor: an evaluation beyond teaches nothing
     too_close: float = 0.6  # covalent radii: an energy of closer atoms means nothing
 
 # %% ../nbs/01j_planner.ipynb #1f400007
@@ -108,23 +108,29 @@ class Option:
 
 def options(planner: Planner) -> list:  # of `Option`, the most probable first
     "Correct everything that is known by what this relaxation has shown."
-    s, trust, size = planner.settings, planner.trust, planner.coordinates.size
-    keep = max(3, s.rows // size)
-    most = s.absurd * trust.history[trust.anchor].fmax
-    chosen = [trust.anchor, *[k for k, e in enumerate(trust.history) if k != trust.anchor and e.fmax < most][1 - keep:]]
+    s, trust, candidates = planner.settings, planner.trust, [planner.settings.errors]
+    if planner.surrogate is not None: candidates.append(s.learned if hasattr(planner.surrogate, "at_anchor") else s.surrogate)
+    chosen = _telling(planner, min(errors.absurd for errors in candidates))
     points = [planner.measure(trust.history[k].positions) for k in chosen]
     forces = np.stack([planner.driving(trust.history[k]) for k in chosen])
     planner.springs = anchored(planner.springs, points[0], forces[0])
-    candidates = [(planner.springs, s.errors, 0.0)]
+    known = [planner.springs]
     if planner.surrogate is not None:
-        offered = planner.surrogate.beside(planner.springs, points[0], forces[0]) if hasattr(planner.surrogate, "beside") else planner.surrogate
-        candidates.append((offered, s.surrogate, s.credit * (first_error(planner) < s.refuted)))
+        at_anchor = getattr(planner.surrogate, "at_anchor", None)
+        known.append(planner.surrogate if at_anchor is None else at_anchor(planner.springs, points[0], forces[0]))
     found = []
-    for known, errors, credit in candidates:
-        wrong = forces - np.stack([known.energy_forces(at)[1] for at in points])
+    for offered, errors in zip(known, candidates):
+        wrong = forces - np.stack([offered.energy_forces(at)[1] for at in points])
         learnt = _learnt(planner, chosen, points, wrong, errors)
-        found.append(Option(known, learnt, learnt.evidence + credit))
+        trusted = offered is not planner.springs and first_error(planner) < s.refuted
+        found.append(Option(offered, learnt, learnt.evidence + s.credit * trusted))
     return sorted(found, key=lambda option: -option.evidence)
+
+def _telling(planner, absurd):
+    "Choose the evaluations that teach something here, the anchor first."
+    trust = planner.trust
+    keep, most = max(3, planner.settings.rows // planner.coordinates.size), absurd * trust.history[trust.anchor].fmax
+    return [trust.anchor, *[k for k, e in enumerate(trust.history) if k != trust.anchor and e.fmax < most][1 - keep:]]
 
 def first_error(planner: Planner) -> float:  # share of the forces
     "Tell how wrong the surrogate was at the first evaluation; 1 where it has relaxed there before."
@@ -136,7 +142,7 @@ def _learnt(planner, chosen, points, wrong, errors):
     "Learn the errors, with the process that fits the size of the structure."
     s = planner.settings
     if len(planner.atoms) > s.large:
-        return fit_linear(points[0].x, [at.x for at in points], wrong, hessian(planner.springs, points[0]), s.errors.ranges)
+        return fit_linear(points[0].x, [at.x for at in points], wrong, hessian(planner.springs, points[0]))
     if planner.errors is None: planner.errors = ErrorModel(planner.atoms, planner.internals, planner.springs.constants, s.errors)
     for k in range(len(planner.errors.points), len(planner.trust.history)): planner.errors.add(planner.measure(planner.trust.history[k].positions))
     return fit(planner.errors, chosen, wrong, errors)
@@ -155,7 +161,8 @@ def propose(
         if trust.error < trust.settings.good: trust.radius = trust.settings.widest
     _say(planner, first, others)
     at, forces = planner.measure(here.positions), planner.driving(here)
-    solve, radius = inverse(hessian(planner.springs, at)), min(trust.radius, here.fmax / trust.settings.soft + 0.02)
+    soft = here.fmax / trust.settings.soft + 0.02 if trust.settings.soft else np.inf
+    solve, radius = inverse(hessian(planner.springs, at)), min(trust.radius, soft)
     end = walk(exact_at(first.known, first.learnt, at, forces), planner.measure, here.positions, solve, radius, fmax, s.walk, planner.coordinates.corrected, trust.error)
     if any(largest(end.positions - known.positions) < 1e-5 for known in trust.history):  # the model sees no way down, or knows what is there
         step = solve(forces).reshape(-1, 3)

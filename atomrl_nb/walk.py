@@ -77,9 +77,9 @@ def exact_at(
 @dataclass(frozen=True)
 class WalkSettings:
     "How the walk goes."
-    steps: int = 60  # at most
+    steps: int = 100  # at most
     longest: float = 0.2  # of one atom in one step [Å]
-    enough: float = 0.01  # it ends where the model's largest force is this share of the true one at the anchor,
+    enough: float = 0.002  # it ends where the model's largest force is this share of the true one at the anchor,
     target: float = 0.15  # or this share of the target
 
 @dataclass(frozen=True)

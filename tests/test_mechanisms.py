@@ -272,19 +272,19 @@ def test_many_structures_take_the_ways_they_take_alone():
         np.testing.assert_allclose(a.positions, b.positions, atol=1e-3)
 
 
-def test_a_rising_energy_is_refused():
-    """A model that promises too much is believed less: the next move starts from the better state and is shorter."""
+def test_a_learned_energy_that_lies_is_found_out():
+    """An energy that is upside down is left for the springs by evidence, and no anchor lies higher than the one before."""
     class Liar(Actor):
         def local_energy(self, graph):
             local = super().local_energy(graph)
-            return replace(local, pair=0.05 * local.pair)  # twenty times too soft
+            return replace(local, pair=-local.pair)
 
     torch.manual_seed(0)
     atoms = start_of("alloys8", 0.1, seed=1)
     opt = RLOptimizer(atoms, (Liar(NetworkSettings(channels=4, head="potential")), {}), logfile=None)
-    radii, anchors = [], []
-    opt.attach(lambda: (radii.append(opt.trust.radius), anchors.append(opt.trust.anchor)))
+    anchors = []
+    opt.attach(lambda: anchors.append(opt.trust.anchor))
     assert opt.run(fmax=0.01, steps=200)
-    assert min(radii) < 0.5 * opt.trust.settings.widest and opt.trust.rejected
+    assert "model force field" in opt.planned_in and len(opt.trust.history) < 12
     energies = [e.energy for e in opt.trust.history]
     assert all(energies[b] <= energies[a] + opt.trust.slack for a, b in zip(anchors, anchors[1:]))

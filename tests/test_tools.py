@@ -35,7 +35,7 @@ def test_the_experiment_on_networks_in_its_quick_form():
     assert before == [file.read_bytes() for file in files]
 
 
-@pytest.mark.parametrize("name, options, said, times", [("planning", [], "converged 2/2", 8), ("reinforcement", [], "over 1 seeds", 11),
+@pytest.mark.parametrize("name, options, said, times", [("planning", [], "converged 2/2", 9), ("reinforcement", [], "over 1 seeds", 11),
                                                         ("reinforcement", ["--long"], "steps  one step", 2), ("overhead", [], "ms a step alone", 1), ("pieces", [], "whole", 1)])
 def test_an_experiment_in_its_quick_form(name, options, said, times):
     file = ROOT / "nbs" / "benchmark" / f"{name}.json"

@@ -9,24 +9,21 @@ import numpy as np
 
 from atomrl_nb.benchmark import FAMILIES, TEST_SETS, starts_of
 from atomrl_nb.checkpoints import write_text
-from atomrl_nb.learned import find_policy, loop_of
+from atomrl_nb.learned import find_policy
 from atomrl_nb.optimizer import RelaxMany
 from atomrl_nb.structures import CountedCalculator, calculator
 
 FILE, FMAX, CAP = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "planning.json", 0.01, 200
 SETS = {"alloys8": 40, "pairs8": 42, "cuau32": 10, "clash": 40, "lj": 39}
-ARMS = ("all of it", "loop set by hand", "one sub-step", "four sub-steps", "no correction", "correction from afar", "no trust region", "no hand-over")
+ARMS = ("all of it", "loop as usual", "one step", "four steps", "nothing learnt", "learnt from afar", "nothing known", "no trust region", "no hand-over")
 
 
 def counts_of(name: str, arm: str, count: int) -> dict:
     """Relax the starts of a test set without one piece."""
     family = TEST_SETS[name].family
     actor, card = find_policy(FAMILIES[family].policies[0])
-    planning, _ = loop_of(actor, card)
-    change = {"one sub-step": dict(sub_steps=1, sub_step=planning.reach), "four sub-steps": dict(sub_steps=4, sub_step=planning.reach / 4, refresh=1),
-              "no correction": dict(near=0.0), "correction from afar": dict(near=1.5 * actor.settings.max_displacement)}.get(arm, {})
-    plain = {k: v for k, v in card.items() if k != "loop"}
-    policy = (actor, plain) if arm == "loop set by hand" else (actor, card | {"loop": card.get("loop", {}) | change})
+    change = {"one step": dict(steps=1), "four steps": dict(steps=4), "nothing learnt": dict(error=1e-6), "learnt from afar": dict(past=1e9)}.get(arm, {})
+    policy = (actor, card | {"loop": (card.get("loop", {}) if arm != "loop as usual" else {}) | change}) if arm != "nothing known" else "none"
     starts = starts_of(name, count=count)
     for atoms in starts:
         atoms.calc = CountedCalculator(calculator(FAMILIES[family].calculator(None)))

@@ -126,10 +126,9 @@ def trained(name: str, seed: int, data: str | None, folder: str, budget: int | N
     return dict(case=name, seed=seed, budget=case.budget, spent=spent)
 
 
-def handed_numbers(policy: tuple, sub_steps: int | None = None) -> tuple:
-    """Take the loop as it is set by hand, or with one long step instead of a plan."""
-    numbers = numbers_of(policy)
-    return with_numbers(policy, numbers | dict(sub_steps=1, sub_step=numbers["reach"]) if sub_steps == 1 else numbers)
+def handed_numbers(policy: tuple, steps: int | None = None) -> tuple:
+    """Take the loop as it is set by hand, or with one step instead of a walk."""
+    return with_numbers(policy, numbers_of(policy) | (dict(steps=steps) if steps else {}))
 
 
 def judged(name: str, seed: int, data: str | None, folder: str, spent: dict, budget: int | None = None, n_test: int | None = None) -> dict:
@@ -179,7 +178,7 @@ def long_trained(seed: int, folder: str, long: dict = LONG) -> dict:
     row = dict(seed=seed, wall=round(seconds), cpu=round(time.process_time() - began), kept=[])
     for n in long["kept"]:
         policy = load_policy(kept.folder / f"{n}.safetensors")
-        counts = {way: evaluations_of(handed_numbers(policy, sub_steps), starts, lambda: calculator("emt"), FMAX, CAP) for way, sub_steps in (("one step", 1), ("planned", None))}
+        counts = {way: evaluations_of(handed_numbers(policy, steps), starts, lambda: calculator("emt"), FMAX, CAP) for way, steps in (("one step", 1), ("planned", None))}
         row["kept"].append(dict(steps=n, calls=policy[1]["force_evaluations"], counts=counts))
     return row
 

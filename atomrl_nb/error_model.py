@@ -27,7 +27,8 @@ class ErrorSettings:
     alike: float = 0.95  # correlation of alike fragments
     length: float = 0.36  # over which the error of a bond changes [Å]
     angle: float = 0.5  # of an angle or torsion [radian]
-    noise: float = 3e-4  # of the true forces [eV/Å]
+    noise: float = 3e-4  # of the true forces, where nothing speaks for more [eV/Å]
+    noises: tuple = (3e-3, 1e-2, 3e-2)  # that are tried where forecasts go wrong close by [eV/Å]
     ranges: tuple = (0.27, 0.9, 2.7)  # of inverse distances, in units of covalent radii
     curvatures: tuple = (0.8, 4.0, 20.0, 100.0)  # errors of curvature that no fragment explains [eV/Å²]
     window: int = 5  # latest evaluations that range and curvature are chosen by
@@ -174,6 +175,7 @@ def covariance(
     reach: float,  # l
     variance: float,  # v [eV²/Å²]
     share: float,  # of the spring constants
+    noise: float | None = None,  # [eV/Å]; None: that of the settings
 ) -> np.ndarray:  # (n_chosen * n,) squared [eV²/Å²]
     "Correlate the errors of the forces at some points, noise included."
     size = model.points[0].jacobian.shape[1]
@@ -184,7 +186,7 @@ def covariance(
             part = WHOLE * variance * model.scale * np.exp(-square / (2 * reach**2)) * (product - np.outer(left, right) / reach**2) + share**2 * fragments
             whole[a, :, b], whole[b, :, a] = (part, part.T) if k >= l else (part.T, part)
     whole = whole.reshape(len(chosen) * size, -1)
-    whole[np.diag_indices(len(whole))] += model.settings.noise**2
+    whole[np.diag_indices(len(whole))] += (model.settings.noise if noise is None else noise)**2
     return whole
 
 def lower_factor(matrix: np.ndarray) -> np.ndarray:  # lower triangle
@@ -206,7 +208,8 @@ class Fitted:
     model: ErrorModel
     reach: float  # chosen range
     variance: float  # variance [eV²/Å²]
-    share: float  # and share of the spring constants
+    share: float  # share of the spring constants
+    noise: float  # and noise of the true forces [eV/Å]
     evidence: float  # logarithm of the probability of the other errors, given the one at the first point
     values: np.ndarray  # (n_points, n_rows) internal coordinates of the points
     phi: np.ndarray  # (n_points, n_pairs)
@@ -236,14 +239,16 @@ def fit(
     chosen: list,  # numbers of points, the anchor first
     errors: np.ndarray,  # (n_chosen, n) of the forces there [eV/Å]
     settings: ErrorSettings | None = None,  # ranges, curvatures and shares to choose from; None: the model's
+    doubtful: bool = False,  # the true forces may be noisy
 ) -> Fitted:
-    "Choose range, curvature and share by their evidence, and learn the errors."
+    "Choose range, curvature, share and noise by their evidence, and learn the errors."
     s, size = settings or model.settings, errors.shape[1]
     for k in set(range(len(model.points))) - set(chosen): model.points[k].near.clear()  # memory
     few = np.array([0, *range(max(1, len(chosen) - max(2, min(s.window, 1000 // size))), len(chosen))])  # the anchor and the latest
     least = max((errors[few]**2).mean(), 1e-12)
     variances = {l: dict.fromkeys(max(least, (kappa * l)**2 * model.scale) for kappa in s.curvatures) for l in s.ranges}
-    options = [(l, v, share) for share in s.shares for l in s.ranges for v in variances[l]]
+    noises = (s.noise, *s.noises) if doubtful else (s.noise,)
+    options = [(l, v, share, noise) for noise in noises for share in s.shares for l in s.ranges for v in variances[l]]
     found = [log_evidence(covariance(model, [chosen[k] for k in few], *o), errors[few].ravel()) for o in options]
     best = options[int(np.argmax(found))]
     evidence = max(found) - log_evidence(covariance(model, chosen[:1], *best), errors[0])
@@ -263,6 +268,7 @@ class FittedLinear:
     origin: np.ndarray  # (n_atoms or n_atoms + 3, 3) the anchor [Å]
     reach: float  # chosen range
     evidence: float  # logarithm of the probability of the errors, up to a constant
+    noise: float = 0.0  # of the true forces: not asked for
 
     def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
         "Expect the error at a point."

@@ -169,7 +169,8 @@ class Staged(Optimizer):
 
     def leave(self, reason: str):
         "Go to the next stage."
-        if isinstance(self.planner, ActorPlanner) or isinstance(self.planner.surrogate, LearnedEnergy):
+        if self.trust.force_noise: self.stop(f"the forces are at the noise, each component uncertain by {self.trust.force_noise:.3g} eV/Å, and {reason}")
+        elif isinstance(self.planner, ActorPlanner) or isinstance(self.planner.surrogate, LearnedEnergy):
             old, first = self.trust, min(self.maxstep, TrustSettings.first)
             settings = TrustSettings(widest=min(self.maxstep, TrustSettings.widest), first=first, patience=self.patience or TrustSettings.patience)
             trust = Trust(settings, old.history, best(old), first, rejected=old.rejected, deviations=old.deviations, by_forces=old.by_forces)
@@ -180,6 +181,18 @@ class Staged(Optimizer):
             self.planner.surrogate = None
             self.plan_in(f"a model force field, because {reason}")
         else: self.hand_over(reason)
+
+    def stop(self, reason: str):
+        "End the run where nothing more is to be gained."
+        self.stopped = reason
+        self.say(f"not converged, because {reason}")
+
+    def over(self, small: bool) -> bool:
+        "Tell whether the run is over: where forces are small, and where it was stopped; where forces are noisy, their size says nothing."
+        return bool(self.stopped) or bool(small) and not self.trust.force_noise
+
+    def converged(self, *forces, **gradient) -> bool: return self.over(super().converged(*forces, **gradient))
+    def gradient_converged(self, gradient) -> bool: return self.over(super().gradient_converged(gradient))
 
     def plan_in(self, what: str):
         "Note what is planned in from now on."
@@ -246,9 +259,9 @@ class Moving(Staged):
             self.plan_in(f"a model force field, because the surrogate failed ({type(error).__name__}: {error})")
         if largest(self.coordinates.of(self.atoms) - start) > 1e-9: self.start = start
 
-    def go_back(self):
-        "Leave the best point; what the calculator remembers is of another one."
-        back = self.trust.history[best(self.trust)]
+    def go_back(self, to: int | None = None):
+        "Leave the best point, or another one; what the calculator remembers is of where the atoms were."
+        back = self.trust.history[best(self.trust) if to is None else to]
         if largest(back.positions - self.coordinates.of(self.atoms)) < 1e-9: return
         self.put(back.positions)
         getattr(self.atoms.calc, "results", {}).clear()
@@ -260,6 +273,10 @@ class Moving(Staged):
         if not self.handed_over and not self.seen(now): self.planner.note(now)
         elif not self.seen(now): trust.history.append(now)
         start = trust.history[0]
+        if self.stopped:
+            anchor = trust.history[trust.anchor]
+            if not self.handed_over and largest(anchor.positions - now.positions) > 1e-9: self.go_back(trust.anchor)
+            return False
         if converged and not trust.by_forces and now.energy > start.energy + trust.slack:
             self.above_start = f"the end lies {now.energy - start.energy:.3g} eV above the start"
             self.say(f"not converged, because {self.above_start}")
@@ -299,6 +316,7 @@ class RLOptimizer(Moving):
         self.fallback_name = fallback if fallback == "auto" else check_name(fallback, FALLBACKS, "fallback")
         name, surrogate = (surrogate, calculator(surrogate)) if isinstance(surrogate, str) else ("", surrogate)
         self.planner, self.planned_in = plan_for(self.coordinates, bare.calc, policy, surrogate, self.maxstep, patience, name)
+        self.stopped = ""  # why the run was ended before it converged
         self.fallback, self.handed_over, self.above_start, self.start, self.last, self.resumed = None, "", "", None, None, True
         self.last_place = self.expected = None
         super().__init__(atoms, restart, logfile, trajectory, **kwargs)
@@ -310,7 +328,7 @@ class RLOptimizer(Moving):
         self.observe(self.here())
         positions = self.ask()
         self.dump(saved(self))
-        if not self.handed_over: self.move_to(positions)
+        if not self.handed_over and not self.stopped: self.move_to(positions)
 
     def observe(self, now: Evaluation):
         "Take note of an evaluation, and go to the next stage where planning should be given up."
@@ -324,13 +342,14 @@ class RLOptimizer(Moving):
     def ask(self) -> np.ndarray | None:  # (n_atoms, 3) [Å]; None where planning is given up
         "Ask the planner, and leave one that fails."
         if self.start is not None and len(self.trust.history) == 1 and self.trust.history[0].fmax > DOUBTED: return self.start
-        while not self.handed_over:
+        while not self.handed_over and not self.stopped:
             try: return propose_moves([self.planner], self.fmax)[0] if isinstance(self.planner, ActorPlanner) else self.planned()
             except Exception as error: self.leave(f"planning failed ({type(error).__name__}: {error})")
 
     def planned(self) -> np.ndarray:  # (n_atoms, 3) [Å]
         "Ask the general planner, and say what it plans in where that has changed."
         before, positions = self.planner.planned_in, propose(self.planner, self.fmax)
+        if self.planner.at_noise: self.stop(self.planner.at_noise)
         if before and before != self.planner.planned_in: self.plan_in(f"{self.planner.planned_in}, because {self.planner.why}")
         return positions
 
@@ -446,8 +465,9 @@ class RelaxMany:
     def look(self, k: int, opt: RLOptimizer, fmax: float, last: bool, converged: list, going: dict):
         "Take note of an evaluation, and step where planning was given up."
         now = opt.here()
-        if now.fmax <= fmax or last:
-            converged[k] = opt.end(now.fmax <= fmax)
+        arrived = now.fmax <= fmax and not opt.trust.force_noise
+        if arrived or last or opt.stopped:
+            converged[k] = opt.end(arrived)
             going.pop(k)
         elif opt.handed_over: opt.step_classical()
         else: opt.observe(now)

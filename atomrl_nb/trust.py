@@ -87,6 +87,7 @@ class Trust:
     meaningless: bool = False  # the energy at the anchor means nothing: two atoms are too close
     landmark: tuple = (0, np.inf, np.inf)  # evaluation, largest force and energy of the last progress
     error: float = np.nan  # of the last forecast, as a share of the forces at the anchor
+    force_noise: float = 0.0  # of a component of the forces, where there is any [eV/Å]
 
     @property
     def noise(self) -> float:  # [eV]
@@ -127,9 +128,10 @@ def refuses(trust: Trust, old: Evaluation, new: Evaluation) -> bool:
     "Tell whether a move went wrong."
     rise = new.energy - old.energy if np.isfinite(new.energy - old.energy) else 0.0
     if trust.meaningless: return rise > trust.slack and new.fmax > old.fmax
-    trebled = new.fmax > 3 * old.fmax
+    before = max(old.fmax, 4 * trust.force_noise)
+    trebled = new.fmax > 3 * before
     if trust.by_forces or not np.isfinite(new.energy - old.energy): return trebled
-    return rise > trust.slack or trebled and rise > -trust.slack or new.fmax > 2 * old.fmax and rise >= -trust.noise
+    return rise > trust.slack or trebled and rise > -trust.slack or new.fmax > 2 * before and rise >= -trust.noise
 
 def _judge(trust, old, new, number):
     "Refuse a move, or adjust the trust radius by what the forecast was worth."
@@ -140,7 +142,9 @@ def _judge(trust, old, new, number):
         return
     trust.refused = 0
     if trust.forecast is None: return
-    trust.error = float(np.linalg.norm(new.forces.ravel() - trust.forecast) / max(np.linalg.norm(old.forces), 1e-12))
+    noise = trust.force_noise * np.sqrt(new.forces.size)
+    wrong = np.sqrt(max(0.0, ((new.forces.ravel() - trust.forecast)**2).sum() - noise**2))
+    trust.error = float(wrong / max(np.linalg.norm(old.forces), noise, 1e-12))
     if trust.error < s.good: trust.radius = max(trust.radius, min(s.grow * move, s.widest))
     elif trust.error > s.bad: trust.radius = max(s.least, trust.radius / 2)
 

@@ -68,9 +68,10 @@ def exact_at(
     known: Known,
     learnt: Known,
     at: Measured,  # the anchor
-    forces: np.ndarray,  # (n,) true ones there [eV/Å]
+    forces: np.ndarray | None,  # (n,) true ones there [eV/Å]; None: they are too noisy to be met exactly
 ) -> Model:
     "Make a model that has the true forces at the anchor."
+    if forces is None: return Model(known, learnt, at.x, np.zeros(at.x.size))
     return Model(known, learnt, at.x, forces - known.energy_forces(at)[1] - learnt.energy_forces(at)[1])
 
 # %% ../nbs/01h_walk.ipynb #1f20000d
@@ -103,7 +104,7 @@ class Memory:
 
     def note(self, step: np.ndarray, change: np.ndarray):
         "Take note of a step, where the curvature along it is positive."
-        if step @ change > 1e-10: self.pairs.append((step, change, 1 / (step @ change)))
+        if step @ change > 1e-8 * np.linalg.norm(step) * np.linalg.norm(change): self.pairs.append((step, change, 1 / (step @ change)))
 
     def direction(self, forces: np.ndarray) -> np.ndarray:  # (n,) [Å]
         "Multiply with the inverse Hessian."

@@ -285,6 +285,6 @@ def test_a_learned_energy_that_lies_is_found_out():
     anchors = []
     opt.attach(lambda: anchors.append(opt.trust.anchor))
     assert opt.run(fmax=0.01, steps=200)
-    assert "model force field" in opt.planned_in and len(opt.trust.history) < 12
+    assert len(opt.trust.history) < 12 and not opt.handed_over
     energies = [e.energy for e in opt.trust.history]
     assert all(energies[b] <= energies[a] + opt.trust.slack for a, b in zip(anchors, anchors[1:]))

@@ -335,3 +335,44 @@ def test_recorded_dft_relaxations_are_lived_through_again(row):
     moments = replay(row)
     assert len(moments) == row["evaluations"] or row["lost"]
     assert all(m.off < 1e-3 for m in moments[:-1])
+
+
+class Noisy(EMT):
+    """EMT with noise on its forces, as of a loose SCF."""
+    def __init__(self, width, seed):
+        super().__init__()
+        self.width, self.rng, self.count = width, np.random.default_rng(seed), 0
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.count += 1
+        self.results["forces"] = self.results["forces"] + self.rng.normal(0, self.width, self.results["forces"].shape)
+
+
+@pytest.mark.parametrize("policy", ["none", "fcc-alloys"])
+@pytest.mark.parametrize("width", [0.005, 0.02])
+def test_noise_is_noticed_and_not_chased(width, policy):
+    """Where the target lies below the noise, the run stops and says so, at forces that are truly small; BFGS never gets there."""
+    atoms = crystal(seed=3)
+    atoms.calc = Noisy(width, 0)
+    opt = RLOptimizer(atoms, policy, logfile=None)
+    assert not opt.run(0.001, 200) and "at the noise" in opt.stopped and not opt.handed_over
+    assert atoms.calc.count <= 60
+    atoms.calc = EMT()
+    assert largest(atoms.get_forces()) < 2 * width
+
+
+def test_clean_forces_are_not_taken_for_noise():
+    atoms = crystal(seed=3)
+    opt = RLOptimizer(atoms, "none", logfile=None)
+    assert opt.run(1e-6, 60) and not opt.stopped and not opt.handed_over
+
+
+def test_tight_targets_are_reached_with_a_policy():
+    """Single precision in the network is not the floor: the walk is in double precision."""
+    for name, policy in (("cuau4", "fcc-alloys"), ("lj13", "lj-clusters")):
+        atoms = perturb(load(name)[0], 0.1, seed=1)
+        atoms.calc = calculator("emt" if name == "cuau4" else "lj")
+        opt = RLOptimizer(atoms, policy, logfile=None)
+        assert opt.run(1e-6, 60) and not opt.handed_over, opt.stopped or opt.handed_over
+        assert len(opt.trust.history) <= 10

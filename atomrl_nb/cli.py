@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 'tune_parser', 'tune_main', 'diagnose_parser',
-           'diagnose_main', 'relax_parser', 'relax_main', 'bench_parser', 'bench_main', 'search_parser', 'search_main']
+           'diagnose_main', 'relax_parser', 'cell_options', 'relax_main', 'bench_parser', 'bench_main', 'search_parser',
+           'search_main']
 
 # %% ../nbs/14_cli.ipynb #051a83e5
 import argparse, json, math, os, sys, tomllib
 from contextlib import nullcontext
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ase.data import atomic_numbers
 from ase.formula import Formula
 from ase.io import Trajectory, write
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+from ase.units import GPa
 
 from .benchmark import FAMILIES, OPTIMIZERS, bench_relax
 from .checkpoints import DiskError, latest_t_total, read_run, write_text
@@ -27,7 +29,8 @@ from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .network_speed import bench_networks
 from .loop import LoopSearch, tune_run
 from .learned import find_policy, shipped_policies
-from .optimizer import CLASSICAL, FALLBACKS, Relaxation, relax, summary
+from .optimizer import CLASSICAL, FALLBACKS, relax, summary
+from .report import Report
 from .search import search
 from .suites import SUITES, measure_suite, suite_table
 from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, check_name, known_elements,
@@ -211,6 +214,9 @@ def relax_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fallback", metavar="NAME", default="auto", help=f"optimizer where planning fails: {', '.join(FALLBACKS)}, or auto (default auto)")
     parser.add_argument("--maxstep", metavar="Å", type=float, help="no atom moves farther in one step [Å] (default 1.2)")
     parser.add_argument("--patience", metavar="N", type=int, help="evaluations without progress before planning is given up (default: the planner's)")
+    parser.add_argument("--cell", action="store_true", help="relax the cell too, in ASE's FrechetCellFilter")
+    parser.add_argument("--cell-mask", metavar="XX,YY,ZZ,YZ,XZ,XY", help="with --cell: which strains may change, as 1 and 0, such as 1,1,0,0,0,1 for a layer")
+    parser.add_argument("--pressure", metavar="GPA", type=float, help="with --cell: pressure on the cell [GPa] (default 0)")
     parser.add_argument("--fmax", metavar="F", type=float, default=0.05, help="largest force norm to reach [eV/Å] (default 0.05)")
     parser.add_argument("--steps", metavar="N", type=int, default=500, help="optimizer steps at most, for each structure (default 500)")
     parser.add_argument("--perturb", metavar="Å", type=float, default=0.0, help="displace the structures first, symmetric and uniform, by up to this [Å] (default 0)")
@@ -226,6 +232,21 @@ def _check_output(path):
     if path is None: return
     if not Path(path).resolve().parent.is_dir(): raise InputError(f"The folder of {path!r} does not exist.")
     if Path(path).is_dir(): raise InputError(f"{path!r} is a folder: name a file.")
+
+def cell_options(args) -> dict | None:  # of `FrechetCellFilter`; None: the cell stays
+    "Read what is to be relaxed of the cell."
+    if not args.cell:
+        if args.cell_mask is not None or args.pressure is not None: raise InputError("--cell-mask and --pressure belong to --cell.")
+        return None
+    options = {}
+    if args.cell_mask is not None:
+        parts = [part.strip() for part in args.cell_mask.split(",")]
+        if len(parts) != 6 or not set(parts) <= {"0", "1"} or "1" not in parts: raise InputError(f"--cell-mask is six numbers 0 or 1 for xx,yy,zz,yz,xz,xy, one of them 1, not {args.cell_mask!r}.")
+        options["mask"] = [int(part) for part in parts]
+    if args.pressure is not None:
+        if not math.isfinite(args.pressure): raise InputError(f"--pressure must be a number of GPa, not {args.pressure}.")
+        options["scalar_pressure"] = args.pressure * GPa
+    return options
 
 def _check_relax(args):
     "Hold the options of `atomrl-relax` against what makes sense."
@@ -256,21 +277,22 @@ def _relax(argv):
     spec, structures, failed = args.calculator or default_calculator(args.structures), *_legal(args)
     policy = args.policy if args.policy in ("auto", "none") else find_policy(args.policy)
     out_format, shared = _out_format(args.out, len(structures)), calculator(spec)  # one object: it may keep a density, or weights
-    options = dict(surrogate=args.surrogate and calculator(args.surrogate), fallback=args.fallback, maxstep=args.maxstep, patience=args.patience)
-    results, relaxed, handed_over = failed, [], []
+    cell = cell_options(args)
+    for atoms in structures if cell is not None else (): _check_cell(atoms)
+    options = dict(surrogate=args.surrogate and calculator(args.surrogate), surrogate_name=args.surrogate or "", fallback=args.fallback, maxstep=args.maxstep, patience=args.patience)
+    results, relaxed = failed, []
     beside = f"{args.trajectory}.part"
     try:
         with Trajectory(beside, "w") if args.trajectory else nullcontext() as trajectory:
             for atoms in structures:
-                result, done, reason = relax(atoms, shared, "RLOptimizer", policy, args.fmax, args.steps, trajectory, **options)
+                result, done = relax(atoms, shared, "RLOptimizer", policy, args.fmax, args.steps, trajectory, cell, **options)
                 results.append(result), relaxed.append(done)
-                if reason: handed_over.append(f"{result.structure}: {reason}")
-                results += [relax(atoms, shared, name, None, args.fmax, args.steps)[0] for name in args.compare]
+                results += [relax(atoms, shared, name, None, args.fmax, args.steps, cell=cell)[0] for name in args.compare]
     finally:  # Ctrl-C loses nothing that is done
         if args.trajectory and Path(beside).exists(): os.replace(beside, args.trajectory)
         if args.out and relaxed: _write_structures(args.out, relaxed, out_format)
         if args.json: write_text(Path(args.json), json.dumps([{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(r).items()} for r in results], indent=1))
-    _report(results, handed_over, args.steps)
+    _report(results, args.steps)
     return 0 if all(r.converged for r in results if r.optimizer == "RLOptimizer") else 1
 
 def _legal(args):
@@ -282,7 +304,7 @@ def _legal(args):
         try:
             if args.perturb: atoms = perturb(check_structure(atoms, name), args.perturb, [args.seed, k])
             legal.append(check_structure(atoms, name, known))
-        except InputError as error: failed.append(Relaxation(name, "RLOptimizer", 0, False, math.inf, math.inf, 0.0, failed=str(error)))
+        except InputError as error: failed.append(Report(name, "RLOptimizer", 0, False, math.inf, math.inf, 0.0, failed=str(error)))
     if not legal: raise InputError(failed[0].failed)
     for row in failed: print(f"atomrl-relax: {row.failed}", file=sys.stderr)
     return legal, failed
@@ -293,15 +315,23 @@ def _write_structures(path, structures, form):
     write(part, structures, format=form)
     os.replace(part, path)
 
-def _report(results, handed_over, cap):
-    "Print a line for each structure where they are few, and the summary."
+def _check_cell(atoms):
+    "Refuse to relax a cell that is none."
+    if not atoms.pbc.any() or abs(atoms.cell.volume) < 1e-6: raise InputError(f"{atoms.info['source']} has no periodic cell: leave out --cell.")
+
+def _report(results, cap):
+    "Print a line for each structure where they are few, what is wrong with some, and the summary."
     if len(results) <= 40:
         print(f"{'structure':28} {'optimizer':16} {'evaluations':>11} {'fmax [eV/Å]':>12} {'energy [eV]':>14}")
-        for r in results: print(f"{r.structure:28} {r.optimizer:16} {r.force_evaluations:11} {r.fmax:12.4f} {r.energy:14.6f}{'' if r.converged else '  failed' if r.failed else '  not converged'}")
+        for r in results: print(f"{r.structure:28} {r.optimizer:16} {r.force_evaluations:11} {r.fmax:12.4f} {r.energy:14.6f}{'' if r.converged else '  failed' if r.failed else '  NOT CONVERGED'}")
         print()
+    for r in results:
+        if not r.converged and r.why: print(f"{r.structure}, {r.optimizer}: not converged, because {r.why}")
+        for text in r.warnings: print(f"{r.structure}, {r.optimizer}: WARNING: {text}")
     print(summary(results, cap))
     for what, n in Counter(r.planned_in for r in results if r.planned_in).most_common(): print(f"planned in {what}: {n}")
-    print(f"handed over to a classical optimizer: {len(handed_over)}" + "".join(f"\n  {line}" for line in handed_over))
+    reasons = [f"{r.structure}: {r.handed_over}" for r in results if r.handed_over]
+    print(f"handed over to a classical optimizer: {len(reasons)}" + "".join(f"\n  {line}" for line in reasons))
 
 def relax_main(
     argv: list | None = None,  # arguments; None: those of the command line

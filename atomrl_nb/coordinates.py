@@ -292,7 +292,7 @@ def asked(
     forces = np.array(atoms.get_forces(apply_constraint=False), dtype=float).reshape(-1, 3)
     if len(forces) != len(atoms): raise ValueError(f"The calculator returned forces of {len(forces)} atoms for {len(atoms)}.")
     for constraint in atoms.constraints:
-        if isinstance(constraint, ENERGIES): constraint.adjust_forces(atoms, forces)
+        if isinstance(constraint, (*ENERGIES, FixScaled)): constraint.adjust_forces(atoms, forces)  # FixScaled: in a skew cell its forces are not what a projection leaves
     if not np.isfinite(forces).all(): raise FloatingPointError("The calculator returned forces that are not finite.")
     if virial is not None and not np.isfinite(virial).all(): raise FloatingPointError("The calculator returned a stress that is not finite.")
     return float(_energy(atoms, consistent) + c.pressure * place.volume), place.pull(forces, virial)

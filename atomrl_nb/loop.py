@@ -56,7 +56,7 @@ class LoopSearch:
     budget: int = 6000  # force evaluations
     population: int = 12  # draws of a generation
     elites: int = 4  # the best of them, which move the centre
-    n_starts: int = 16  # starts that each is judged by
+    n_starts: int = 16  # starts that each is judged by, at most
     width: float = 0.4  # of the first draws, in logarithms
     fmax: float = 0.01  # target [eV/Å]
 
@@ -81,17 +81,18 @@ def search_loop(
     "Search for numbers that need fewer force evaluations."
     s, rng, old, spent, rows = settings, np.random.default_rng(seed), numbers_of(policy), 0, []
     centre, width, cost = np.log(list(old.values())), np.full(len(old), s.width), 0
+    n_starts = int(np.clip(s.budget // (4 * s.population), 2, s.n_starts))  # a small budget is not overdrawn by its first generation
     def named(x):
         found = {name: float(f"{number:.4g}") for name, number in zip(old, np.exp(x))}
         return found | dict(reach=min(found["reach"], RLOptimizer.defaults["maxstep"]))
     while spent + 1.5 * cost <= s.budget:
-        starts, draws = [draw(rng) for _ in range(s.n_starts)], [centre, *(centre + width * rng.normal(size=(s.population - 1, len(centre))))]
+        starts, draws = [draw(rng) for _ in range(n_starts)], [centre, *(centre + width * rng.normal(size=(s.population - 1, len(centre))))]
         counts = [evaluations_of(with_numbers(policy, named(x)), starts, make, s.fmax) for x in draws]
         best = np.array(draws)[np.argsort([np.log(n).mean() for n in counts], kind="stable")[:s.elites]]
         rows.append(dict(named(centre), evaluations=float(np.mean(counts[0]))))
         centre, width, cost = best.mean(axis=0), (width + best.std(axis=0)) / 2, sum(map(sum, counts))
         spent += cost
-    fresh = [draw(rng) for _ in range(2 * s.n_starts)]
+    fresh = [draw(rng) for _ in range(2 * n_starts)]
     before, after = (evaluations_of(with_numbers(policy, n), fresh, make, s.fmax) for n in (old, named(centre)))
     better = np.log(after).mean() < np.log(before).mean()
     return FoundLoop(named(centre) if better else old, before, after, spent + sum(before) + sum(after), rows, bool(better))

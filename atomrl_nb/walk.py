@@ -122,7 +122,7 @@ def walk(
     measure: Callable,  # coordinates -> Measured
     start: np.ndarray,  # (n_atoms or n_atoms + 3, 3) [Å]
     solve: Callable,  # (n,) -> (n,): multiplies with an inverse Hessian
-    radius: float,  # no atom, and no row of the strain, ends farther from the start [Å]
+    radius: float | np.ndarray,  # no row ends farther from the start than this, or than its own (n_rows,) [Å]
     fmax: float,  # target of the relaxation [eV/Å]
     settings: WalkSettings = WalkSettings(),
     correct: Callable = lambda there, here: there,  # puts right what a step has changed of what must stay
@@ -142,15 +142,19 @@ def walk(
         moved = (there - here).ravel()
         memory.note(moved, forces - next_forces)
         here, forces = there, next_forces
-        if np.abs(moved).max() < 1e-3 and largest(here - start) > 0.999 * radius: break  # slides along the edge
+        if np.abs(moved).max() < 1e-3 and _share(here - start, radius) > 0.999: break  # slides along the edge
     return Walk(here, forces, energy - begin, done)
+
+def _share(move, radius):
+    "Tell how far a move goes, in units of the radius."
+    return float((np.sqrt((move**2).sum(1)) / radius).max())
 
 def _descended(model, measure, start, here, step, energy, radius, s, correct):
     "Take a step, shortened until the energy does not rise: positions, energy, forces; None where it always does."
     step = step * min(1.0, s.longest / max(largest(step), 1e-12))
     for _ in range(6):
         move = here + step - start
-        there = correct(start + move * min(1.0, radius / max(largest(move), 1e-12)), here)
+        there = correct(start + move / max(_share(move, radius), 1.0), here)
         after, forces = model.energy_forces(measure(there))
         if after <= energy + 1e-6: return there, after, forces
         step = step / 3

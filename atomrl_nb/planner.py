@@ -40,7 +40,7 @@ class PlannerSettings:
     too_close: float = 0.6  # covalent radii: an energy of closer atoms means nothing
 
 # %% ../nbs/01j_planner.ipynb #1f400007
-STRAINED = 0.05  # no row of the strain changes by more in one step
+STRAINED = 0.08  # no row of the strain changes by more in one step
 FIELD = 0.2  # share of the forces on the whole, above which there is a field that it is to move in
 
 # %% ../nbs/01j_planner.ipynb #1f400009

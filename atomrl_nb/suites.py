@@ -24,7 +24,7 @@ from ase.collections import g2
 from ase.constraints import FixAtoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import covalent_radii
-from ase.filters import FrechetCellFilter
+from ase.filters import FrechetCellFilter, UnitCellFilter
 from ase.io import read
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch, GoodOldQuasiNewton, GPMin
 from ase.optimize.precon import Exp, PreconLBFGS
@@ -132,7 +132,9 @@ def _ase(kind: Callable, **options) -> Callable:
 
 def _precon(atoms, fmax, made):
     "Run the preconditioned LBFGS with the settings that its authors recommend; a molecule needs a cutoff by hand."
-    if not isinstance(atoms, Atoms): return PreconLBFGS(atoms.atoms, precon=Exp(A=3), maxstep=0.2, variable_cell=True, logfile=None).run(fmax=0.0, smax=0.0, steps=10_000)
+    if not isinstance(atoms, Atoms):
+        cell = UnitCellFilter(atoms.atoms, mask=atoms.mask, scalar_pressure=atoms.scalar_pressure)
+        return PreconLBFGS(cell, precon=Exp(A=3), maxstep=0.2, use_armijo=True, logfile=None).run(fmax=0.0, steps=10_000)
     cutoff = {} if atoms.pbc.any() else dict(r_cut=5.0, r_NN=1.5)
     PreconLBFGS(atoms, precon=Exp(A=3, **cutoff), maxstep=0.2, use_armijo=True, logfile=None).run(fmax=0.0, steps=10_000)
 

@@ -11,7 +11,7 @@ __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 
 import argparse, json, math, os, sys, tomllib
 from contextlib import nullcontext
 from collections import Counter
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import Filter, FrechetCellFilter
 from ase.io.trajectory import TrajectoryWriter
@@ -410,6 +410,11 @@ class RLOptimizer(Moving):
             for converged in super().irun(fmax=fmax, steps=steps): yield converged
         finally: self.end(bool(converged))
 
+    def log(self, *gradient):
+        "Write a line; a calculator without energies still has forces to tell."
+        try: super().log(*gradient)
+        except PropertyNotImplementedError: self.say(f"step {self.nsteps}, largest force {self.here().fmax:.6f}")
+
     def read(self):
         "Go on with a restart file."
         with warnings.catch_warnings():
@@ -449,6 +454,7 @@ def restore(opt: RLOptimizer, state: dict):
     trust = Trust(**state["trust"] | dict(settings=TrustSettings(**state["trust"]["settings"]), history=[Evaluation(**e) for e in state["trust"]["history"]],
                                           landmark=tuple(state["trust"]["landmark"])))
     if isinstance(opt.planner, ActorPlanner) and not state["actor"]: opt.planner = Planner(opt.coordinates)
+    if opt.patience: trust.settings = replace(trust.settings, patience=opt.patience)
     opt.planner.trust, opt.planned_in = trust, state["planned_in"]
     opt.handed_over = state["handed_over"]
     if opt.handed_over: return

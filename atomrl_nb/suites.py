@@ -440,9 +440,10 @@ def methods(name: str, atoms: Atoms) -> dict:  # name -> run
 # %% ../nbs/13c_suites.ipynb #13c0001d
 def provenance(command: str) -> dict:
     "Say where numbers come from: commit, versions, machine, date, command."
-    commit, versions = "", {}
+    commit, versions, here = "", {}, Path(str(importlib.resources.files("atomrl_nb")))
+    git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True).stdout.strip()
     with contextlib.suppress(OSError):
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=str(importlib.resources.files("atomrl_nb")), capture_output=True, text=True).stdout.strip()
+        if git("rev-parse", "--show-toplevel") == str(here.resolve().parent): commit = git("rev-parse", "--short", "HEAD")  # not that of some repository around an installed package
     for package in ("atomrl_nb", "ase", "numpy", "scipy", "torch", "tblite", "chgnet", "sevenn", "pyberny", "geometric", "sella", "pyscf"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError): versions[package] = importlib.metadata.version(package)
     return dict(commit=commit, versions=versions, date=time.strftime("%Y-%m-%d"), command=command)
@@ -543,15 +544,16 @@ def suite_table(
 
 # %% ../nbs/13c_suites.ipynb #13c00026
 def summary_table(folder: str | Path) -> str:  # Markdown
-    "Write a row for each suite: the best without a model, ours without and with a surrogate, and the stronger baseline with one."
-    lines = ["| suite | starts | BFGS | best rival | RLOptimizer | best baseline with a surrogate | RLOptimizer with it |", "|---|---:|---:|---:|---:|---:|---:|"]
+    "Write a row for each suite: the best rival, ours with nothing known, and ours with a surrogate or a policy beside the stronger baseline with a surrogate."
+    lines = ["| suite | starts | BFGS or FIRE | best rival | RLOptimizer | best baseline with a surrogate | RLOptimizer with surrogate or policy |", "|---|---:|---:|---:|---:|---:|---:|"]
     for name, suite in SUITES.items():
         file = Path(folder)/f"suite_{name}.json"
         if not file.is_file() or name == "bad": continue
         rows, counts = json.loads(file.read_text(encoding="utf-8"))["rows"], {}
         for row in rows: counts.setdefault(row["method"], []).append(row["evaluations"])
         mean = {method: float(np.mean(n)) for method, n in counts.items()}
-        rival = min((m for m in mean if m in RIVALS), key=mean.get)
-        baseline = min((m for m in mean if m.startswith("relax first")), key=mean.get)
-        lines.append(f"| {suite.about} | {len(counts['RLOptimizer'])} | {mean['BFGS']:.1f} | {mean[rival]:.1f} {rival} | **{mean['RLOptimizer']:.1f}** | {mean[baseline]:.1f} | **{mean['RLOptimizer with surrogate']:.1f}** |")
+        lowest = lambda chosen: min((m for m in mean if chosen(m)), key=mean.get, default=None)
+        rival, baseline, more = lowest(RIVALS.__contains__), lowest(lambda m: m.startswith("relax first")), lowest(lambda m: "RLOptimizer with" in m)
+        shown = lambda m, bold="": "–" if m is None else f"{bold}{mean[m]:.1f}{bold}"
+        lines.append(f"| {suite.about} | {len(counts['RLOptimizer'])} | {shown('BFGS' if 'BFGS' in mean else 'FIRE')} | {shown(rival)} {rival} | {shown('RLOptimizer', '**')} | {shown(baseline)} | {shown(more, '**')} |")
     return "\n".join(lines)

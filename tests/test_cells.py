@@ -206,3 +206,27 @@ def test_a_minimum_costs_no_kick():
     opt = RLOptimizer(FrechetCellFilter(atoms), surrogate=EMT(), logfile=None)
     assert opt.run(0.01, 40) and opt.kicked == -1
     assert coordinates_of(FrechetCellFilter(atoms)).size == 21
+
+
+class ForcesOnly(EMT):
+    implemented_properties = ["forces"]
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.results = dict(forces=self.results["forces"])
+
+
+def test_a_calculator_without_energies_is_logged(tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = ForcesOnly()
+    assert RLOptimizer(atoms, "none", logfile=str(tmp_path / "log")).run(0.01, 40)
+    assert "largest force" in (tmp_path / "log").read_text()
+
+
+def test_patience_is_that_of_this_run(tmp_path):
+    """Not that of the run whose restart file is gone on with."""
+    for patience in (15, 3):
+        opt = RLOptimizer(strained(), "none", restart=str(tmp_path / "state.json"), patience=patience, logfile=None)
+        opt.run(1e-9, 2)
+    assert opt.trust.settings.patience == 3

@@ -31,7 +31,7 @@ from .expert import fake_step, initial_hessian, update_hessian
 from .force_field import RIDGE, anchored, hessian
 from .learned import (ActorPlanner, LearnedEnergy, actor_planner, away_from_home, choose_policy, find_policy, known_part, learned_planner,
                                propose_moves, shipped_policies)
-from .planner import Planner, lowest_curvature, propose, settled
+from .planner import LUCK, Planner, lowest_curvature, propose, settled
 from .report import FUSED, RISE, Report, close_pairs, space_group, warnings_of
 from .structures import CountedCalculator, InputError, calculator, check_name, check_structure
 from .trust import Evaluation, Trust, TrustSettings, best, evaluated
@@ -173,7 +173,7 @@ class Staged(Optimizer):
 
     def leave(self, reason: str):
         "Go to the next stage."
-        if self.trust.force_noise: self.stop(f"the forces are at the noise, each component uncertain by {self.trust.force_noise:.3g} eV/Å, and {reason}")
+        if LUCK * self.trust.force_noise > self.fmax: self.stop(f"the forces are at the noise, each component uncertain by {self.trust.force_noise:.3g} eV/Å, and {reason}")
         elif isinstance(self.planner, ActorPlanner) or isinstance(self.planner.surrogate, LearnedEnergy):
             old, first = self.trust, min(self.maxstep, TrustSettings.first)
             settings = TrustSettings(widest=min(self.maxstep, TrustSettings.widest), first=first, patience=self.patience or TrustSettings.patience)
@@ -194,7 +194,7 @@ class Staged(Optimizer):
     def over(self, small: bool) -> bool:
         "Tell whether the run is over: where forces are small and it is no saddle, and where it was stopped; where forces are noisy, their size says nothing."
         if self.stopped: return True
-        return bool(small) and not self.trust.force_noise and not self.on_saddle()
+        return bool(small) and LUCK * self.trust.force_noise <= self.fmax and not self.on_saddle()
 
     def on_saddle(self) -> bool:
         "Look at the lowest curvature that the planner knows, once; where it is negative, the next step is a kick along it."

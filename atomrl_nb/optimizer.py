@@ -82,7 +82,8 @@ def plan_for(
     why = f"{name}, carefully, because {doubt}" if doubt else f"{name}, which knows such structures"
     if energy: return learned_planner(coordinates, calculator, actor, card, maxstep, patience), why if part.all() else f"a model force field and {name} for the part that it knows"
     if part.all() and not coordinates.beyond_fixed_atoms: return actor_planner(atoms, actor, card, maxstep, patience), why
-    return fresh(), f"a model force field, because {name} proposes moves of {'whole structures' if part.any() and not part.all() else 'atoms in a fixed cell'} alone"
+    where = "in a fixed cell, with fixed atoms at most" if part.all() else "of whole structures"
+    return fresh(), f"a model force field, because {name} proposes moves {where}"
 
 @lru_cache(maxsize=None)
 def _shipped() -> dict: return {name: find_policy(name) for name in shipped_policies()}  # read once

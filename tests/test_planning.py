@@ -277,7 +277,7 @@ def test_an_end_above_the_start_is_not_converged():
     now = evaluated(atoms)
     opt.planner.note(now)
     opt.trust.history[0].energy -= 5.0
-    assert not opt.end(True) and "above the start" in opt.above_start
+    assert not opt.end(True) and "above the start" in opt.wrong_end
 
 
 def test_an_unconverged_run_leaves_the_best_point():

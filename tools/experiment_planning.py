@@ -13,8 +13,8 @@ from atomrl_nb.learned import find_policy
 from atomrl_nb.optimizer import RelaxMany
 from atomrl_nb.structures import CountedCalculator, calculator
 
-FILE, FMAX, CAP = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "planning.json", 0.01, 200
-SETS = {"alloys8": 40, "pairs8": 42, "cuau32": 10, "clash": 40, "lj": 39}
+FILE, FMAX, CAP = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "planning.json", 0.01, 60
+SETS = {"alloys8": 12, "pairs8": 12, "cuau32": 6, "clash": 8, "lj": 8}
 ARMS = ("all of it", "loop as usual", "one step", "four steps", "nothing learnt", "learnt from afar", "nothing known", "no trust region", "no hand-over")
 
 

@@ -257,7 +257,9 @@ def learned_planner(
         widest = min(maxstep, loop.reach)
         first = min(widest, CAREFUL) if away_from_home(atoms, card) else widest
         trust = TrustSettings(first=first, widest=widest, least=0.05, soft=0.0, refusals=4, patience=patience or 8)
-    else: trust = replace(trust, first=min(maxstep, trust.first), widest=min(maxstep, trust.widest))
+    else:  # springs carry the rest, and they learn from far away too
+        trust = replace(trust, first=min(maxstep, trust.first), widest=min(maxstep, trust.widest))
+        errors = replace(errors, absurd=usual.errors.absurd)
     settings = replace(usual, trust=trust, learned=errors, walk=replace(usual.walk, steps=round(loop.steps)))
     return Planner(coordinates, LearnedEnergy(actor, card, coordinates), settings)
 

@@ -269,14 +269,14 @@ def coordinates_of(target: Atoms | Filter) -> Coordinates:
     if type(target) is not Filter: raise InputError(_not_atoms(target))
     chosen = np.zeros(n)
     chosen[target.index] = 1.0
-    only, moves = csr_matrix(np.diag(np.repeat(chosen, 3))), allowed_moves(atoms)
+    only, moves = csr_matrix(diags_array(np.repeat(chosen, 3))), allowed_moves(atoms)
     return Coordinates(atoms.copy(), moves=only if moves is None else only @ moves @ only)
 
 def _not_atoms(target) -> str:
     "Say what to use for something that is not atoms."
     name = type(target).__name__
     if "NEB" in name or hasattr(target, "images"):
-        return f"A {name} is a band of images between two minima, and RLOptimizer relaxes single structures: relax the two ends with it, and the band with ase.mep.NEBTools or ase.optimize.FIRE."
+        return f"A {name} is a band of images between two minima, and RLOptimizer relaxes single structures: relax the two ends with it, and the band with ase.mep.neb.NEBOptimizer or ase.optimize.FIRE."
     if "Dimer" in name or "MinMode" in name: return f"A {name} climbs to a saddle, and RLOptimizer goes down to minima: use the optimizer that ASE gives for it, MinModeTranslate."
     return f"RLOptimizer relaxes ase.Atoms and ASE's Filter, StrainFilter, UnitCellFilter, FrechetCellFilter and ExpCellFilter, not a {name}: use one of ase.optimize for it."
 

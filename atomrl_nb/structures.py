@@ -470,7 +470,8 @@ class CountedCalculator(Calculator):
         free = self.inner.results.get("free_energy", energy) if hasattr(self.inner, "results") else energy
         self.results = {"energy": energy, "free_energy": free, "forces": np.array(forces)}
         self.first = self.first or dict(self.results)
-        if "stress" in properties: self.results["stress"] = self.inner.get_stress(atoms)
+        known = getattr(self.inner, "results", {}).get("stress")  # where it came with the forces, it costs nothing
+        if "stress" in properties or known is not None: self.results["stress"] = self.inner.get_stress(atoms) if known is None else np.array(known)
 
 # %% ../nbs/00_structures.ipynb #f8affa28
 PERTURBATIONS = ("uniform", "normal", "positive")

@@ -192,13 +192,34 @@ def test_a_saddle_that_the_surrogate_knows_is_left():
         atoms = Atoms("Cu2", [[0, 0, 0], [2.2, 0, 0]], constraint=[FixAtoms([0]), FixedPlane(1, (0, 0, 1))])
         atoms.calc = CountedCalculator(Saddle())
         return atoms
-    left, stays = start(), start()
+    left, stays, together = start(), start(), start()
     opt = RLOptimizer(left, surrogate=Saddle(), surrogate_first=False, logfile=None)
     assert opt.run(0.01, 40)
     assert RLOptimizer(stays, "none", logfile=None).run(0.01, 40)
     assert abs(left.positions[1, 1]) > 0.2 and abs(stays.positions[1, 1]) < 1e-3
     assert left.get_potential_energy() < stays.get_potential_energy() - 0.05
     assert opt.report().end == "minimum" and lowest_curvature(opt.planner)[0] > 0
+    many = RelaxMany([together], surrogate=Saddle())
+    many.optimizers[0].surrogate_first = False
+    assert many.run(0.01, 40) == [True]
+    np.testing.assert_allclose(together.positions, left.positions, atol=1e-6)
+    assert together.calc.evaluations == left.calc.evaluations == len(many.optimizers[0].trust.history)
+
+
+def test_a_kick_that_gains_nothing_is_taken_back():
+    """The surrogate is wrong about the saddle: the end before the kick stays, and is not evaluated again."""
+    atoms = Atoms("Cu2", [[0, 0, 0], [2.2, 0, 0]], constraint=[FixAtoms([0]), FixedPlane(1, (0, 0, 1))])
+    atoms.calc = CountedCalculator(EMT())
+    opt = RLOptimizer(atoms, surrogate=Saddle(), surrogate_first=False, logfile=None)
+    assert opt.run(0.01, 40)
+    assert opt.kicked >= 0 and largest(atoms.get_forces()) <= 0.01 and atoms.calc.evaluations == len(opt.trust.history) + 1
+
+
+def test_a_second_run_begins_without_the_verdict_of_the_first():
+    atoms = strained()
+    opt = RLOptimizer(FrechetCellFilter(atoms), "none", logfile=None)
+    opt.stopped = opt.wrong_end = "something of before"
+    assert opt.run(0.01, 40) and opt.report().converged and not opt.report().why
 
 
 def test_a_minimum_costs_no_kick():

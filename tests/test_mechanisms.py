@@ -12,7 +12,7 @@ from atomrl_nb.constraints import correct_action, correction_reward, covalent_r0
 from atomrl_nb.environment import Environment, EnvironmentSettings, force_norm, log_force_ratio
 from atomrl_nb.expert import fake_step
 from atomrl_nb.graphs import AtomGraph
-from atomrl_nb.networks import Actor, NetworkSettings, rms_force
+from atomrl_nb.networks import Actor, NetworkSettings, relative_inputs, rms_force
 from atomrl_nb.learned import smallest_allowed
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer, best_matrix
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
@@ -282,9 +282,19 @@ def test_a_learned_energy_that_lies_is_found_out():
     torch.manual_seed(0)
     atoms = start_of("alloys8", 0.1, seed=1)
     opt = RLOptimizer(atoms, (Liar(NetworkSettings(channels=4, head="potential")), {}), logfile=None)
-    anchors = []
-    opt.attach(lambda: anchors.append(opt.trust.anchor))
+    anchors, planned = [], []
+    opt.attach(lambda: (anchors.append(opt.trust.anchor), planned.append(opt.planner.planned_in)))
     assert opt.run(fmax=0.01, steps=200)
-    assert len(opt.trust.history) < 12 and not opt.handed_over
+    assert "a model force field" in planned and len(opt.trust.history) < 12 and not opt.handed_over
     energies = [e.energy for e in opt.trust.history]
     assert all(energies[b] <= energies[a] + opt.trust.slack for a, b in zip(anchors, anchors[1:]))
+
+
+def test_no_relative_force_is_longer_than_training_has_shown():
+    """One large force among many small ones: what the network sees does not grow with the number of atoms."""
+    atoms = load("cuau4")[0].repeat((4, 4, 4))
+    graph = AtomGraph.from_atoms(atoms, 5.0)
+    forces = torch.full_like(graph.positions, 0.01)
+    forces[0] = 10.0
+    _, vectors = relative_inputs(replace(graph, forces=forces), NetworkSettings())
+    assert 3.99 < float(vectors.norm(dim=-1).max()) <= 4.0001

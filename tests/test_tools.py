@@ -36,7 +36,8 @@ def test_the_experiment_on_networks_in_its_quick_form():
 
 
 @pytest.mark.parametrize("name, options, said, times", [("planning", [], "converged 2/2", 9), ("reinforcement", [], "over 1 seeds", 11),
-                                                        ("reinforcement", ["--long"], "steps  one step", 2), ("overhead", [], "ms a step alone", 1), ("pieces", [], "whole", 1)])
+                                                        ("reinforcement", ["--long"], "steps  one step", 2), ("overhead", [], "ms a step alone", 1), ("pieces", [], "whole", 1),
+                                                        ("noise", [], "alloys", 4), ("size", [], "'converged': True", 3)])
 def test_an_experiment_in_its_quick_form(name, options, said, times):
     file = ROOT / "nbs" / "benchmark" / f"{name}.json"
     before = file.read_bytes()

@@ -108,9 +108,10 @@ METRIC_GUIDE = {
 # %% ../nbs/10_diagnostics.ipynb #e3c30005
 def live(
     run: str | Path,  # run folder
+    metrics: pd.DataFrame | None = None,  # its `read_table`, where one has it: a run that goes on grows between two looks
 ) -> pd.DataFrame:  # one row a step: `t_total`, and a column for each metric of the guide
     "Compute the guide's metrics at every step of a run."
-    config, metrics, tests = read_run(run)[0], read_table(run), read_table(run, "evaluations")
+    config, metrics, tests = read_run(run)[0], read_table(run) if metrics is None else metrics, read_table(run, "evaluations")
     td3, column = TD3Settings(**config["td3"]), lambda name: metrics[name] if name in metrics else pd.Series(np.nan, index=metrics.index)
     known = discounted_returns(metrics, td3.gamma).rolling(max(config["buffer_capacity"], 1), min_periods=1).mean()
     size = 1 if td3.deviation_scaled else column("q_pi").abs().clip(lower=1e-6)
@@ -287,7 +288,8 @@ def plot_results(
     run: str | Path,  # run folder
 ) -> Figure:
     "Draw learning curves, test curve and the guide's three indicators of a run."
-    config, metrics, table = read_run(run)[0], read_table(run), live(run)
+    config, metrics = read_run(run)[0], read_table(run)
+    table = live(run, metrics)
     episodes, tests = read_table(run, "episodes"), read_table(run, "evaluations")
     t, window, target = metrics.t_total, max(len(metrics) // 25, 1), config["environment"]["fmax"]
     figure = Figure(figsize=(13, 7), dpi=60, layout="constrained")

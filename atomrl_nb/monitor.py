@@ -182,7 +182,8 @@ def panels(
     findings: list,  # from `diagnose`
 ) -> list:  # six `Panel`s
     "Make the panels of a run that has taken a step."
-    config, metrics, table, episodes, tests = read_run(run)[0], read_table(run), live(run), read_table(run, "episodes"), read_table(run, "evaluations")
+    config, metrics, episodes, tests = read_run(run)[0], read_table(run), read_table(run, "episodes"), read_table(run, "evaluations")
+    table = live(run, metrics)
     t, now, sick = metrics.t_total.to_numpy(), reduce(table[table.t_total > 0.75 * table.t_total.max()]), {f.name for f in findings}
     curve = lambda y, color=BLUE, how="median": (*binned(t, y.to_numpy(float), how, least=config["n_envs"]), color)
     mark = lambda title: "sick" if INDICATORS[title] in sick else "healthy" if now["updates"] >= 1 else ""

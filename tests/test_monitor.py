@@ -16,7 +16,7 @@ import pytest
 
 from atomrl_nb.checkpoints import HELD, Table, check_wishes, is_held, latest_t_total, only_writer, read_wishes, wish
 from atomrl_nb.diagnostics import live, read_table
-from atomrl_nb.monitor import SHARE, Dashboard, body, monitor, progress
+from atomrl_nb.monitor import SHARE, Dashboard, body, monitor, panels, progress
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import InputError
 from atomrl_nb.td3 import TD3Settings
@@ -218,6 +218,11 @@ def test_the_newest_episode_is_kept(plain):
 def test_a_dashboard_without_ipywidgets_says_what_to_install(plain, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(InputError, match=r"atomrl_nb\[notebook\]"): Dashboard(plain)
+
+
+def test_a_table_that_grows_while_it_is_looked_at_is_drawn_as_it_was(steered, monkeypatch):
+    monkeypatch.setattr("atomrl_nb.monitor.read_table", lambda run, name="metrics": read_table(run, name).iloc[:-3])
+    assert len(panels(steered, [])) == 6
 
 
 def test_a_finished_run_is_shown_and_what_is_wished_waits_for_its_resume(steered, tmp_path):

@@ -362,13 +362,14 @@ class RLOptimizer(Moving):
         self.fallback_name = fallback if fallback == "auto" else check_name(fallback, FALLBACKS, "fallback")
         name, surrogate = (surrogate, calculator(surrogate)) if isinstance(surrogate, str) else (surrogate_name, surrogate)
         self.planner, self.planned_in = plan_for(self.coordinates, bare.calc, policy, surrogate, self.maxstep, patience, name)
-        self.seconds, self.fmax = 0.0, 0.05  # that `run` took; its target
+        self.seconds = 0.0  # that `run` took
         self.curved = None, (None, None)  # anchor and number of evaluations, and the lowest curvature there
         self.stopped = ""  # why the run was ended before it converged
         self.kicked = self.kick = None  # evaluation that a saddle was left from, -1 where there was none; where to go from there
         self.fallback, self.handed_over, self.wrong_end, self.start, self.last, self.resumed = None, "", "", None, None, True
         self.last_place = self.expected = None
         super().__init__(atoms, restart, logfile, trajectory, **kwargs)
+        self.fmax = 0.05  # target of the next `run` [eV/Å]
         self.atoms = bare
 
     def step(self, forces=None):

@@ -6,9 +6,9 @@
 __all__ = ['RISE', 'TUNED', 'RIVALS', 'FOR_MOLECULES', 'CRYSTALS', 'SYMMETRIC', 'MORE_CRYSTALS', 'SUITES', 'SHORT_NAMES',
            'Arrived', 'Spent', 'Referee', 'in_filter', 'Row', 'measured', 'planning', 'TimedSurrogate', 'relax_first',
            'second_derivatives', 'published', 'g2_names', 'g2_starts', 'crystal_starts', 'strained', 'cell_starts',
-           'alloy_starts', 'special_cells', 'Scaled', 'Rough', 'BondsAlone', 'Suite', 'with_options', 'methods',
-           'provenance', 'measure_suite', 'rows_as_json', 'Replayed', 'Moment', 'replay', 'suite_table',
-           'summary_table']
+           'alloy_starts', 'special_cells', 'polar_perovskite', 'Scaled', 'Rough', 'BondsAlone', 'Suite',
+           'with_options', 'methods', 'provenance', 'measure_suite', 'rows_as_json', 'Replayed', 'Moment', 'replay',
+           'suite_table', 'summary_table']
 
 # %% ../nbs/13c_suites.ipynb #13c00004
 import contextlib, importlib.metadata, importlib.resources, io, itertools, json, os, subprocess, tempfile, time, warnings
@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.build import bulk, molecule, mx2
 from ase.calculators.calculator import Calculator, all_changes
 from ase.collections import g2
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixSymmetry
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import covalent_radii
 from ase.filters import FrechetCellFilter, UnitCellFilter
@@ -119,11 +119,17 @@ def measured(
     except Exception as error: lost = f"{type(error).__name__}: {error}"[:200]  # whatever a rival raises
     seconds = time.process_time() - began - referee.seconds - made.get("seconds", 0.0)
     if not lost and fell_apart(start, atoms): lost = "it fell apart"
+    if not lost and _lower(atoms): lost = "the symmetry is gone"
     if not lost and referee.trace[-1][1] > referee.trace[0][1] + RISE: lost = "the end lies above the start"
     opt = made.get("optimizer")
     return Row(start.info["source"], len(start), method, cap if lost else referee.evaluations, None if lost else referee.trace[-1][1], lost,
                len(opt.trust.rejected) if opt else 0, opt.handed_over if opt else "", opt.planned_in if opt else "", made.get("calls", 0), round(seconds, 4),
                [round(float(x), 4) for x in atoms.cell.cellpar()] if "cell" in start.info and not lost else [])
+
+def _lower(atoms):
+    "Tell whether an operation is gone that was to be kept."
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    return any(len(FixSymmetry(bare).rotations) < len(c.rotations) for c in atoms.constraints if isinstance(c, FixSymmetry))
 
 # %% ../nbs/13c_suites.ipynb #13c0000a
 def _ase(kind: Callable, **options) -> Callable:
@@ -334,7 +340,16 @@ def special_cells(count: int = 2) -> list[Atoms]:
         atoms = make()
         atoms.pbc = True
         found.append(strained(atoms, 0.03, rattle, np.random.default_rng([19, *name.encode(), k]), f"{name} {k}", **options))
-    return found
+    return found + [polar_perovskite(0.02 * (k + 1), f"SrTiO3, P4mm kept {k}") for k in range(count)]
+
+def polar_perovskite(strain: float, source: str) -> Atoms:
+    "Stretch SrTiO3 along an axis, move titanium against oxygen along it, and keep the symmetry that is left."
+    atoms = crystal(["Sr", "Ti", "O"], [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)], spacegroup=221, cellpar=[3.905] * 3 + [90] * 3)
+    atoms.set_cell(atoms.cell.array * (1 - strain, 1 - strain, 1 + 2 * strain), scale_atoms=True)
+    atoms.positions[:, 2] += np.select([atoms.symbols == "Ti", atoms.symbols == "O"], [0.1, -0.1])
+    atoms.set_constraint(FixSymmetry(atoms))
+    atoms.info = dict(source=source, cell={})
+    return atoms
 
 # %% ../nbs/13c_suites.ipynb #13c00017
 class Scaled(Calculator):
@@ -401,7 +416,7 @@ SUITES = {
     "crystals": Suite("crystals of 4 to 12 atoms, 7net-0 as truth", crystal_starts, "sevennet", "chgnet", _crystal_rivals, cap=200),
     "crystals-chgnet": Suite("the same the other way round, CHGNet as truth", crystal_starts, "chgnet", "sevennet", ("BFGS", "BFGS tuned", "GoodOldQuasiNewton"), cap=200),
     "cells": Suite("crystals with their cells, strained by 3 and 8 %, 7net-0 as truth", cell_starts, "sevennet", "chgnet", _cell_rivals),
-    "cells-special": Suite("a layer, dry ice, and 20 GPa, 7net-0 as truth", special_cells, "sevennet", "chgnet", _cell_rivals),
+    "cells-special": Suite("a layer, dry ice, 20 GPa, and a perovskite whose symmetry is kept, 7net-0 as truth", special_cells, "sevennet", "chgnet", _cell_rivals),
     "cells-alloys": Suite("alloys with their cells, strained by 5 %, EMT", alloy_starts, "emt", "", _cell_rivals, policy="fcc-alloys"),
     "cells-alloys-chgnet": Suite("the same with CHGNet as truth", alloy_starts, "chgnet", "", ("FIRE", "BFGS", "BFGS tuned", "GoodOldQuasiNewton"), policy="fcc-alloys"),
     "cells-leaderboard": Suite("crystals with their cells, to 0.02 eV/Å as on the leaderboard", lambda: cell_starts((0.03,), 4), "sevennet", "", ("FIRE",), fmax=0.02),

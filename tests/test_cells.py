@@ -17,7 +17,7 @@ from ase.units import GPa
 from atomrl_nb.coordinates import coordinates_of
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
 from atomrl_nb.planner import lowest_curvature
-from atomrl_nb.structures import CountedCalculator, InputError
+from atomrl_nb.structures import CountedCalculator, InputError, calculator
 from atomrl_nb.walk import largest
 
 
@@ -251,3 +251,39 @@ def test_patience_is_that_of_this_run(tmp_path):
         opt = RLOptimizer(strained(), "none", restart=str(tmp_path / "state.json"), patience=patience, logfile=None)
         opt.run(1e-9, 2)
     assert opt.trust.settings.patience == 3
+
+
+def test_a_distorted_perovskite_keeps_the_symmetry_that_was_asked_for():
+    pytest.importorskip("spglib")
+    from atomrl_nb.suites import polar_perovskite
+    atoms = polar_perovskite(0.02, "SrTiO3")
+    atoms.calc = calculator("lj:sigma=1.75,epsilon=0.5,rc=6")
+    opt = RLOptimizer(FrechetCellFilter(atoms), "none", logfile=None)
+    assert opt.report().space_group_before == "P4mm (99)" and opt.run(0.01, 60) and not opt.handed_over
+    report, free = opt.report(), atoms.copy()
+    free.set_constraint()
+    assert len(FixSymmetry(free).rotations) >= 8 and report.space_group_after != "P1 (1)"
+
+
+class Grainy(EMT):
+    """EMT with noise on the forces across the plane of a flat molecule."""
+    noise, across, calls = 0.0, 0, 0
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.calls += 1
+        self.results["forces"][:, self.across] += np.random.default_rng(self.calls).normal(0, self.noise, len(self.atoms))
+
+
+@pytest.mark.parametrize("noise", [1e-7, 1e-3])
+def test_a_flat_molecule_stays_flat_under_small_forces(noise):
+    evaluations = {}
+    for optimizer in (RLOptimizer, BFGS):
+        atoms = molecule("H2CO")
+        atoms.calc = calc = Grainy()
+        calc.noise, calc.across = noise, int(np.ptp(atoms.positions, axis=0).argmin())
+        atoms.positions += np.random.default_rng(0).normal(0, 0.1, (4, 3)) * (np.arange(3) != calc.across)
+        assert optimizer(atoms, logfile=None).run(0.01, 60)
+        evaluations[optimizer] = calc.calls
+        assert np.ptp(atoms.positions[:, calc.across]) < 0.03
+    assert evaluations[RLOptimizer] <= evaluations[BFGS]

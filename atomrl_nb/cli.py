@@ -8,9 +8,10 @@ __all__ = ['train_parser', 'read_settings', 'default_calculator', 'train_main', 
            'search_main']
 
 # %% ../nbs/14_cli.ipynb #051a83e5
-import argparse, json, math, os, sys, tomllib
-from contextlib import nullcontext
+import argparse, importlib.metadata, json, logging, math, os, signal, sys, threading, tomllib
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,8 +20,6 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.formula import Formula
-from ase.io import Trajectory, write
-from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from ase.units import GPa
 
 from .benchmark import FAMILIES, OPTIMIZERS, bench_relax
@@ -30,6 +29,7 @@ from .network_speed import bench_networks
 from .loop import LoopSearch, tune_run
 from .learned import find_policy, shipped_policies
 from .optimizer import CLASSICAL, FALLBACKS, relax, summary
+from .outputs import check_targets, frames_to, structure_format, write_structures
 from .report import Report
 from .search import search
 from .suites import SUITES, measure_suite, suite_table
@@ -38,17 +38,35 @@ from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, che
 from .training import Settings, as_planner, StopTrainingOnNoModelImprovement, TensorBoardCallback, check_settings, resume, settings_from, train
 
 # %% ../nbs/14_cli.ipynb #3f731d48
-def _run(name, main, argv):
+def _run(name: str, parser: argparse.ArgumentParser, main: Callable, argv: list | None) -> int:
     "Run a command: print an error of the input as one sentence, and return the exit code."
+    parser.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('atomrl_nb')}")
+    args = parser.parse_args(argv)
+    with ExitStack() as leave:
+        _prepare(leave, args.quiet)
+        try: return main(args)
+        except (InputError, FloatingPointError, DiskError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 2 if isinstance(error, InputError) else 1
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return 130
+
+# %% ../nbs/14_cli.ipynb #3f731d49
+def _prepare(leave: ExitStack, quiet: bool):
+    "Set up the process for a command, and note how to leave it as it was."
+    log, shown = logging.getLogger("atomrl_nb"), logging.StreamHandler(sys.stderr)
+    leave.callback(log.setLevel, log.level), leave.callback(log.removeHandler, shown)
+    log.addHandler(shown), log.setLevel(logging.WARNING if quiet else logging.INFO)
+    if quiet: leave.enter_context(redirect_stdout(leave.enter_context(open(os.devnull, "w"))))
+    leave.callback(torch.set_num_threads, torch.get_num_threads())
     if "OMP_NUM_THREADS" not in os.environ: torch.set_num_threads(1)
+    leave.callback(sys.path.__setitem__, slice(None), list(sys.path))
     sys.path.insert(0, os.getcwd())  # so that `--calculator my_module:make` finds a file beside the data
-    try: return main(argv)
-    except (InputError, FloatingPointError, DiskError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+    if threading.current_thread() is threading.main_thread():  # others may not ask for signals
+        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        leave.callback(signal.signal, signal.SIGTERM, before)
 
 # %% ../nbs/14_cli.ipynb #997485dd
 def _epilog():
@@ -134,8 +152,7 @@ def _outcome(run):
     best = tests.groupby("t_total").agg(steps=("steps", "mean"), relaxed=("terminated", "sum"), starts=("start", "size")).sort_index(ascending=False).sort_values("steps", kind="stable").iloc[0]
     return f"{said}; policy.safetensors is of t_total {best.name}, when it relaxed {best.relaxed:.0f} of {best.starts:.0f} test starts, {best.steps:.1f} steps on average"
 
-def _train(argv):
-    args = train_parser().parse_args(argv)
+def _train(args):
     patience = [] if args.patience is None else [StopTrainingOnNoModelImprovement(args.patience)]
     callbacks = [*patience, *([TensorBoardCallback()] if args.tensorboard else [])]
     run = _resume(args, callbacks) if args.resume else train(_settings(args), callbacks=callbacks)
@@ -153,7 +170,7 @@ def train_main(
     argv: list | None = None,  # arguments; None: those of the command line
 ) -> int:  # exit code
     "Run `atomrl-train`."
-    return _run("atomrl-train", _train, argv)
+    return _run("atomrl-train", train_parser(), _train, argv)
 
 # %% ../nbs/14_cli.ipynb #14c12a02
 def tune_parser() -> argparse.ArgumentParser:
@@ -165,8 +182,7 @@ def tune_parser() -> argparse.ArgumentParser:
     parser.add_argument("--calculator", metavar="SPEC", help="the run's calculator once more; needed where it is a function")
     return parser
 
-def _tune(argv):
-    args = tune_parser().parse_args(argv)
+def _tune(args):
     if args.budget < 1: raise InputError(f"--budget must be positive, not {args.budget}.")
     found = tune_run(args.run, replace(LoopSearch(), budget=args.budget), args.calculator)
     better = "taken" if found.taken else "not taken"
@@ -177,7 +193,7 @@ def tune_main(
     argv: list | None = None,  # arguments; None: those of the command line
 ) -> int:  # exit code
     "Run `atomrl-tune`."
-    return _run("atomrl-tune", _tune, argv)
+    return _run("atomrl-tune", tune_parser(), _tune, argv)
 
 # %% ../nbs/14_cli.ipynb #f1d40004
 def diagnose_parser() -> argparse.ArgumentParser:
@@ -187,8 +203,8 @@ def diagnose_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="run folder; pictures and findings are written to its plots/")
     return parser
 
-def _diagnose(argv):
-    run = diagnose_parser().parse_args(argv).run
+def _diagnose(args):
+    run = args.run
     findings, picture = diagnose(run), save_results(run)
     plot_metrics(run).savefig(picture.with_name("metrics.png"), dpi=90)
     for finding in findings: print(finding)
@@ -199,7 +215,7 @@ def diagnose_main(
     argv: list | None = None,  # arguments; None: those of the command line
 ) -> int:  # exit code
     "Run `atomrl-diagnose`."
-    return _run("atomrl-diagnose", _diagnose, argv)
+    return _run("atomrl-diagnose", diagnose_parser(), _diagnose, argv)
 
 # %% ../nbs/14_cli.ipynb #cf8f11fd
 def _names(text):
@@ -225,13 +241,15 @@ def relax_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trajectory", metavar="FILE", help="write all frames of the relaxations with energy and forces, one structure after the other (info['source'] tells which), as an ASE trajectory (.traj)")
     parser.add_argument("--compare", metavar="NAMES", type=_names, default=[], help=f"classical optimizers to run from the same starts: {','.join(CLASSICAL)}")
     parser.add_argument("--json", metavar="FILE", help="write the results as a list of JSON objects")
+    _add_overwrite(parser)
     return parser
 
-def _check_output(path):
-    "Refuse an output file that could not be written, before any work is done."
-    if path is None: return
-    if not Path(path).resolve().parent.is_dir(): raise InputError(f"The folder of {path!r} does not exist.")
-    if Path(path).is_dir(): raise InputError(f"{path!r} is a folder: name a file.")
+def _add_overwrite(parser):
+    parser.add_argument("--overwrite", action="store_true", help="replace output files that are there")
+
+def _files(sources):
+    "Name the files that are read, where a part of one may be asked for."
+    return [source if Path(source).exists() else source.rpartition("@")[0] or source for source in sources]
 
 def cell_options(args) -> dict | None:  # of `FrechetCellFilter`; None: the cell stays
     "Read what is to be relaxed of the cell."
@@ -258,43 +276,42 @@ def _check_relax(args):
     if args.fallback != "auto": check_name(args.fallback, FALLBACKS, "fallback")
     unknown = [name for name in args.compare if name not in CLASSICAL]
     if unknown: raise InputError(f"Unknown optimizer {unknown[0]!r} in --compare; known: {', '.join(CLASSICAL)}.")
-    for path in (args.out, args.trajectory, args.json): _check_output(path)
+    check_targets({"--out": args.out, "--trajectory": args.trajectory, "--json": args.json},
+                  _files([*args.structures, args.policy]), args.overwrite)
     if args.trajectory and not args.trajectory.endswith(".traj"): raise InputError(f"A trajectory ends in .traj, {args.trajectory!r} does not.")
 
-def _out_format(path, n_structures):
-    "Tell in which format to write `path`, which ASE must know for so many structures."
-    if path is None: return None
-    try: form = ioformats.get(filetype(path, read=False))
-    except UnknownFileTypeError: form = None
-    if form is None or not form.can_write: raise InputError(f"The ending of {path!r} names no format that ASE writes.")
-    if form.single and n_structures > 1: raise InputError(f"A file like {path!r} holds one structure, but there are {n_structures}: take .extxyz or .traj.")
-    return form.name
-
 # %% ../nbs/14_cli.ipynb #870dca3e
-def _relax(argv):
-    args = relax_parser().parse_args(argv)
+def _relax(args):
     _check_relax(args)
-    spec, structures, failed = args.calculator or default_calculator(args.structures), *_legal(args)
+    spec, structures, results = args.calculator or default_calculator(args.structures), *_legal(args)
     policy = args.policy if args.policy in ("auto", "none") else find_policy(args.policy)
-    out_format, shared = _out_format(args.out, len(structures)), calculator(spec)  # one object: it may keep a density, or weights
-    cell = cell_options(args)
+    cell, relaxed = cell_options(args), []
     for atoms in structures if cell is not None else (): _check_cell(atoms)
-    options = dict(surrogate=args.surrogate and calculator(args.surrogate), surrogate_name=args.surrogate or "", fallback=args.fallback, maxstep=args.maxstep, patience=args.patience)
-    results, relaxed = failed, []
-    beside = f"{args.trajectory}.part"
+    form = structure_format(args.out, structures) if args.out else ""
+    shared = calculator(spec)  # one object: it may keep a density, or weights
+    options = dict(surrogate=args.surrogate and calculator(args.surrogate), surrogate_name=args.surrogate or "",
+                   fallback=args.fallback, maxstep=args.maxstep, patience=args.patience)
     try:
-        with Trajectory(beside, "w") if args.trajectory else nullcontext() as trajectory:
+        with frames_to(args.trajectory) as trajectory:
             for atoms in structures:
                 result, done = relax(atoms, shared, "RLOptimizer", policy, args.fmax, args.steps, trajectory, cell, **options)
                 results.append(result), relaxed.append(done)
                 results += [relax(atoms, shared, name, None, args.fmax, args.steps, cell=cell)[0] for name in args.compare]
-    finally:  # Ctrl-C loses nothing that is done
-        if args.trajectory and Path(beside).exists(): os.replace(beside, args.trajectory)
-        if args.out and relaxed: _write_structures(args.out, relaxed, out_format)
-        if args.json: write_text(Path(args.json), json.dumps([{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(r).items()} for r in results], indent=1))
+    finally: _write(args, results, relaxed, form)  # Ctrl-C, SIGTERM and an error lose nothing that is done
     _report(results, args.steps)
     return 0 if all(r.converged for r in results if r.optimizer == "RLOptimizer") else 1
 
+def _write(args, results, relaxed, form):
+    "Write what was asked for; where one file fails, the other is written all the same."
+    with ExitStack() as both:
+        if args.out and relaxed: both.callback(write_structures, args.out, relaxed, form)
+        if args.json: both.callback(write_text, Path(args.json), json.dumps(list(map(_plain, results)), indent=1))
+
+def _plain(report):
+    "Make a report JSON: what is unknown is null."
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(report).items()}
+
+# %% ../nbs/14_cli.ipynb #870dca3f
 def _legal(args):
     "Read the structures, displaced, and tell those that can be relaxed from those that cannot."
     spec, legal, failed = args.calculator or default_calculator(args.structures), [], []
@@ -308,12 +325,6 @@ def _legal(args):
     if not legal: raise InputError(failed[0].failed)
     for row in failed: print(f"atomrl-relax: {row.failed}", file=sys.stderr)
     return legal, failed
-
-def _write_structures(path, structures, form):
-    "Write structures whole or not at all."
-    part = Path(path).with_name(f".part-{Path(path).name}")  # the ending stays: it may ask for compression
-    write(part, structures, format=form)
-    os.replace(part, path)
 
 def _check_cell(atoms):
     "Refuse to relax a cell that is none."
@@ -337,7 +348,7 @@ def relax_main(
     argv: list | None = None,  # arguments; None: those of the command line
 ) -> int:  # exit code
     "Run `atomrl-relax`."
-    return _run("atomrl-relax", _relax, argv)
+    return _run("atomrl-relax", relax_parser(), _relax, argv)
 
 # %% ../nbs/14_cli.ipynb #14bec002
 def bench_parser() -> argparse.ArgumentParser:
@@ -347,6 +358,7 @@ def bench_parser() -> argparse.ArgumentParser:
                         "relax: force evaluations against ASE's optimizers, at their defaults and tuned")
     parser.add_argument("--quick", action="store_true", help="a small form that only shows that it works")
     parser.add_argument("--json", metavar="FILE", help="file for the results; relax goes on with a file that is there, and writes it after every column")
+    _add_overwrite(parser)
     parser.add_argument("--only", metavar="A,B", type=_names, default=(), help=f"relax: only these of {', '.join(OPTIMIZERS)}, RLOptimizer")
     parser.add_argument("--suite", metavar="NAME", help=f"relax: molecules and crystals with calculators that cost something, instead of the policies' families: {', '.join(SUITES)}; needs the extra bench, and those of the calculators")
     parser.add_argument("--again", metavar="A,B", type=_names, default=(), help="relax --suite: measure these methods anew, such as RLOptimizer")
@@ -356,7 +368,7 @@ def bench_parser() -> argparse.ArgumentParser:
 
 def _check_bench(args):
     "Hold the options of `atomrl-bench` against what makes sense."
-    _check_output(args.json)
+    check_targets({"--json": args.json}, overwrite=args.part == "relax" or args.overwrite)
     if args.part == "networks" and (args.only or args.data or args.policy): raise InputError("--only, --data and --policy belong to `atomrl-bench relax`.")
     if args.suite and args.part != "relax": raise InputError("--suite belongs to `atomrl-bench relax`.")
     if args.suite: return check_name(args.suite, SUITES, "suite")
@@ -365,8 +377,7 @@ def _check_bench(args):
     wrong = [text for text in args.policy if "=" not in text]
     if wrong: raise InputError(f"--policy is FAMILY=POLICY, such as alloys=runs/mine, not {wrong[0]!r}.")
 
-def _bench(argv):
-    args = bench_parser().parse_args(argv)
+def _bench(args):
     _check_bench(args)
     policies = dict(text.split("=", 1) for text in args.policy)
     if args.suite: print(suite_table(measure_suite(args.suite, args.json, tuple(args.only), tuple(args.again), args.quick)))
@@ -380,7 +391,7 @@ def bench_main(
     argv: list | None = None,  # arguments; None: those of the command line
 ) -> int:  # exit code
     "Run `atomrl-bench`."
-    return _run("atomrl-bench", _bench, argv)
+    return _run("atomrl-bench", bench_parser(), _bench, argv)
 
 # %% ../nbs/14_cli.ipynb #14ce0002
 def search_parser() -> argparse.ArgumentParser:
@@ -394,6 +405,7 @@ def search_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fmax", metavar="F", type=float, default=0.05, help="largest force norm of a minimum [eV/Å]; a new lowest one is relaxed to a fifth of it (default 0.05)")
     parser.add_argument("--keep", metavar="K", type=int, default=5, help="minima to print and to write, the lowest first (default 5)")
     parser.add_argument("--out", metavar="FILE", help="write the minima, in the format of the file's ending")
+    _add_overwrite(parser)
     return parser
 
 def _atoms_to_search(args):
@@ -409,24 +421,23 @@ def _atoms_to_search(args):
     return Atoms([s for s, n in symbols.items() for _ in range(n)], **cell)
 
 # %% ../nbs/14_cli.ipynb #14ce0003
-def _search(argv):
-    args = search_parser().parse_args(argv)
+def _search(args):
     if args.budget < 1 or args.keep < 1 or args.seed < 0: raise InputError("--budget and --keep must be positive, and --seed not negative.")
     if not 0 < args.fmax < math.inf: raise InputError(f"--fmax must be positive, not {args.fmax}.")
     like, spec = _atoms_to_search(args), args.calculator or default_calculator(args.structures)
     unknown = set(like.get_chemical_symbols()) - (known_elements(spec) or set(like.get_chemical_symbols()))
     if unknown: raise InputError(f"The calculator {spec} does not know {', '.join(sorted(unknown))}: name another with --calculator.")
-    policy, out_format = args.policy or "auto", _out_format(args.out, args.keep)
-    _check_output(args.out)
-    result = search(like, spec, policy, args.budget, args.seed, fmax=args.fmax)
+    check_targets({"--out": args.out}, _files([*args.structures, args.policy or ""]), args.overwrite)
+    form = structure_format(args.out, [like] * args.keep) if args.out else ""
+    result = search(like, spec, args.policy or "auto", args.budget, args.seed, fmax=args.fmax)
     print(f"{len(result.minima)} minima of {like.symbols} in {result.evaluations} force evaluations\n{'energy [eV]':>14}{'found after':>13}{'hits':>6}")
     for m in result.minima[:args.keep]: print(f"{m.energy:14.6f}{m.found_at:13}{m.hits:6}")
     if result.failed: print(f"atomrl-search: the calculator ended {len(result.failed)} relaxations, the first with {result.failed[0]}", file=sys.stderr)
-    if args.out and result.minima: _write_structures(args.out, [m.atoms for m in result.minima[:args.keep]], out_format)
+    if args.out and result.minima: write_structures(args.out, [m.atoms for m in result.minima[:args.keep]], form)
     return 0 if result.minima else 1
 
 def search_main(
     argv: list | None = None,  # arguments; None: those of the command line
 ) -> int:  # exit code
     "Run `atomrl-search`."
-    return _run("atomrl-search", _search, argv)
+    return _run("atomrl-search", search_parser(), _search, argv)

@@ -1,9 +1,11 @@
 """The commands as a person uses them, and what they say to bad input."""
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import read, write
 
+from atomrl_nb.checkpoints import DiskError
 from atomrl_nb.cli import relax_main, search_main, train_main
 
 SETTINGS = {"n_envs": 4, "learning_starts": 16, "batch_size": 16, "evaluation_starts": 2, "network": {"channels": 4, "layers": 1}}
@@ -117,8 +120,87 @@ def test_a_failing_calculation_loses_no_other(files, capsys):
     said = capsys.readouterr()
     assert "alloys4-heldout:2, RLOptimizer: ValueError: no convergence" in said.err and "2/3" in said.out
     assert len(read(files / "out.extxyz", ":")) == 3
-    assert relax_main([*argv, "--calculator", failing(KeyboardInterrupt())]) == 130
+    assert relax_main([*argv, "--calculator", failing(KeyboardInterrupt())]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert relax_main([*argv, "--overwrite", "--calculator", failing(KeyboardInterrupt())]) == 130
     assert len(read(files / "out.extxyz", ":")) == 2 and len(json.loads((files / "r.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--out", "mine.db"], "give --overwrite"), (["--out", "o.pwi"], "does not write"), (["--out", "pipe.extxyz"], "no ordinary file"),
+    (["--json", "in.extxyz", "--overwrite"], "is the input"), (["--out", "in.extxyz", "--overwrite"], "is the input"),
+    (["--out", "o.extxyz", "--json", "o.extxyz"], "what --out names already"), (["--trajectory", "no/o.traj"], "does not exist"),
+    (["--json", "/proc/o.json"], "cannot be written"), (["--json", "."], "is a folder")])
+def test_targets_are_checked_before_the_work(files, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(files)
+    write("in.extxyz", bulk("Cu", cubic=True))
+    write("mine.db", [bulk("Cu"), bulk("Au")])
+    os.mkfifo("pipe.extxyz")
+    before = {p: p.read_bytes() for p in files.iterdir() if p.is_file()}
+    assert relax_main(["in.extxyz", "--calculator", failing(AssertionError("asked")), *options]) == 2
+    assert said in capsys.readouterr().err and not Failing.met
+    assert before == {p: p.read_bytes() for p in files.iterdir() if p.is_file()}
+
+
+def test_one_output_that_fails_does_not_lose_the_other(files, capsys, monkeypatch):
+    def full(*args): raise DiskError("the disk is full")
+    monkeypatch.setattr("atomrl_nb.cli.write_structures", full)
+    argv = ["cuau4", "--out", str(files / "out.extxyz"), "--json", str(files / "r.json")]
+    assert relax_main(argv) == 1 and "the disk is full" in capsys.readouterr().err
+    assert len(json.loads((files / "r.json").read_text())) == 1
+
+
+def test_a_full_disk_is_no_fault_of_the_calculator(files, capsys, monkeypatch):
+    (files / "path.traj").write_bytes(b"older")
+    monkeypatch.setattr("ase.io.trajectory.TrajectoryWriter.write", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    argv = ["cuau4", "--perturb", "0.2", "--trajectory", str(files / "path.traj"), "--overwrite", "--json", str(files / "r.json")]
+    assert relax_main(argv) == 1 and "No space left" in capsys.readouterr().err
+    assert (files / "path.traj").read_bytes() == b"older" and (files / "r.json").read_text() == "[]"
+
+
+class Slow(EMT):
+    """An EMT that says when it is asked, and takes its time from the second structure on."""
+    met = set()
+
+    def calculate(self, atoms=None, *args, **kwargs):
+        self.met.add(atoms.get_chemical_formula())
+        if len(self.met) > 1:
+            open("asked", "w").close()
+            time.sleep(60)
+        super().calculate(atoms, *args, **kwargs)
+
+
+def test_a_queue_that_ends_a_command_loses_nothing_that_is_done(files):
+    code = "import sys; from atomrl_nb.cli import relax_main; sys.exit(relax_main())"
+    argv = ["alloys4-heldout", "--calculator", f"{__name__}:Slow", "--out", "o.extxyz", "--json", "o.json", "--trajectory", "o.traj", "--perturb", "0.3"]
+    places = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    process = subprocess.Popen([sys.executable, "-c", code, *argv], cwd=files, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": places})
+    end = time.monotonic() + 120
+    while not (files / "asked").exists() and process.poll() is None and time.monotonic() < end: time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "interrupted" in said
+    assert len(read(files / "o.extxyz", ":")) == len(json.loads((files / "o.json").read_text())) == 1
+    assert len(read(files / "o.traj", ":")) >= 2
+
+
+def test_a_command_leaves_the_process_as_it_was(files, capsys):
+    import logging
+
+    import torch
+    state = lambda: (list(sys.path), torch.get_num_threads(), signal.getsignal(signal.SIGTERM), logging.getLogger("atomrl_nb").handlers[:],
+                     logging.getLogger("atomrl_nb").level, sys.stdout, torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())
+    before = state()
+    assert relax_main(["cuau4", "--perturb", "0.1", "--quiet"]) == 0
+    assert state() == before and capsys.readouterr().out == ""
+
+
+def test_every_command_tells_its_version(capsys):
+    import atomrl_nb.cli as cli
+    mains = [main for name, main in vars(cli).items() if name.endswith("_main")]
+    assert len(mains) == 6
+    for main in mains:
+        with pytest.raises(SystemExit) as stop: main(["--version"])
+        assert stop.value.code == 0 and capsys.readouterr().out.startswith("atomrl-")
 
 
 def test_names_are_split_once(files, capsys):

@@ -178,7 +178,7 @@ def tune_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("atomrl-tune", description="Search for the numbers of a planner's loop on the structures of its training, and write them into the run's policy. "
                                      "Exit code 0: done, 2: bad input.")
     parser.add_argument("run", metavar="RUN", help="run folder of an agent trained with --planner")
-    parser.add_argument("--budget", metavar="N", type=int, default=LoopSearch.budget, help=f"force evaluations to spend, in whole generations and at least one (default {LoopSearch.budget})")
+    parser.add_argument("--budget", metavar="N", type=int, default=LoopSearch.budget, help=f"force evaluations to spend at most (default {LoopSearch.budget})")
     parser.add_argument("--calculator", metavar="SPEC", help="the run's calculator once more; needed where it is a function")
     return parser
 

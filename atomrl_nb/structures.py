@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED',
-           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'closest_pair', 'coordination',
-           'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy', 'random_cluster',
-           'NamedSystem', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'calculator',
-           'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
+           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'neighbour_pairs', 'closest_pair',
+           'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy',
+           'random_cluster', 'NamedSystem', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed',
+           'calculator', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
 import contextlib, difflib, importlib, inspect, io, itertools, warnings
@@ -52,6 +52,17 @@ def has_lattice(
     vectors = np.asarray(atoms.cell)[atoms.pbc]
     return bool(np.linalg.det(vectors @ vectors.T) > 1e-6) if len(vectors) else True
 
+# %% ../nbs/00_structures.ipynb #aa000002
+def neighbour_pairs(
+    atoms: Atoms,  # structure to search, periodic images included
+    cutoff: float,  # search radius [Å]
+    full_list: bool = True,  # each pair in both directions
+) -> tuple:  # i, j (n_pairs,) signed integers, distance (n_pairs,) [Å]
+    "Find all pairs of atoms within `cutoff`."
+    i, j, distance = vesin.NeighborList(cutoff=float(cutoff), full_list=full_list).compute(
+        points=atoms.positions, box=np.asarray(atoms.cell), periodic=atoms.pbc.tolist(), quantities="ijd")
+    return i.astype(int), j.astype(int), distance
+
 # %% ../nbs/00_structures.ipynb #ac27d8c0
 TOO_CLOSE = 0.1  # Å: anything farther apart is a legal start
 
@@ -60,8 +71,7 @@ def closest_pair(
     cutoff: float = 1.0,  # search radius [Å]
 ) -> tuple:  # (distance [Å], i, j), distance infinite where no pair is within `cutoff`
     "Find the closest pair of atoms within `cutoff`, an atom and its own image included."
-    i, j, d = vesin.NeighborList(cutoff=cutoff, full_list=False).compute(
-        points=atoms.positions, box=np.asarray(atoms.cell), periodic=atoms.pbc.tolist(), quantities="ijd")
+    i, j, d = neighbour_pairs(atoms, cutoff, full_list=False)
     if not len(d): return np.inf, None, None
     k = int(np.argmin(d))
     return float(d[k]), int(i[k]), int(j[k])
@@ -72,8 +82,7 @@ def coordination(
 ) -> np.ndarray:  # (n_atoms,) neighbours, counted smoothly
     "Count the neighbours of each atom."
     radii = covalent_radii[atoms.numbers]
-    i, j, d = vesin.NeighborList(cutoff=3.2 * float(radii.max()), full_list=True).compute(
-        points=atoms.positions, box=np.asarray(atoms.cell), periodic=atoms.pbc.tolist(), quantities="ijd")
+    i, j, d = neighbour_pairs(atoms, 3.2 * radii.max())
     x = np.clip((d / (radii[i] + radii[j]) - 1.2) / 0.4, 0, 1)
     return np.bincount(i, weights=(1 + np.cos(np.pi * x)) / 2, minlength=len(atoms))
 

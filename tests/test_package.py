@@ -13,6 +13,7 @@ from ase.neighborlist import neighbor_list
 import atomrl_nb
 from atomrl_nb.graphs import AtomGraph, neighbours
 from atomrl_nb.networks import Actor, NetworkSettings, TwinCritics
+from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import calculator, load, perturb
 
 MODULES = [m.name for m in pkgutil.iter_modules(atomrl_nb.__path__) if not m.name.startswith("_")]
@@ -92,3 +93,18 @@ def test_environment_is_a_gymnasium_environment():
     limited = TimeLimit(env, 2)
     limited.reset(seed=1)
     assert [limited.step(np.zeros((4, 3)))[2:4] for _ in range(2)] == [(False, False), (False, True)]
+
+
+def test_no_unsigned_index_is_counted(monkeypatch):
+    """numpy below 2.2 refuses unsigned integers in `bincount`, and vesin gives them: newer versions must notice too."""
+    counted = np.bincount
+
+    def bincount(x, *args, **kwargs):
+        assert np.can_cast(np.asarray(x).dtype, np.int64), "an unsigned index was counted"
+        return counted(x, *args, **kwargs)
+
+    monkeypatch.setattr(np, "bincount", bincount)
+    for atoms in (bulk("Cu", cubic=True), load("cu-slab")[0], molecule("CH3CH2OH"), load("alloys4-heldout")[2]):
+        atoms = perturb(atoms, 0.1, seed=0)
+        atoms.calc = calculator("emt")
+        assert RLOptimizer(atoms, logfile=None).run(fmax=0.05, steps=60)

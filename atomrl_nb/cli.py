@@ -22,7 +22,7 @@ from ase.data import atomic_numbers
 from ase.formula import Formula
 from ase.units import GPa
 
-from .benchmark import FAMILIES, OPTIMIZERS, bench_relax
+from .benchmark import bench_relax
 from .checkpoints import DiskError, latest_t_total, read_run, write_text
 from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .network_speed import bench_networks
@@ -35,6 +35,7 @@ from .search import search
 from .suites import SUITES, measure_suite, suite_table
 from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, check_name, known_elements,
                                   load, perturb)
+from .test_sets import FAMILIES, OPTIMIZERS
 from .training import Settings, as_planner, StopTrainingOnNoModelImprovement, TensorBoardCallback, check_settings, resume, settings_from, train
 
 # %% ../nbs/14_cli.ipynb #3f731d48

@@ -108,7 +108,7 @@ class Experiment:
     about: str  # the question
     cases: Callable  # (number of seeds, quick) -> list of dictionaries with the same names, plain JSON values
     measure: Callable  # (case, quick, work folder) -> dictionary: the rest of the row, plain JSON values
-    settings: dict = field(default_factory=dict)  # what holds for all rows; rows of other settings do not mix with these
+    settings: dict = field(default_factory=dict)  # what holds for all rows, which do not mix with those of others
     policies: tuple = ()  # names of the policies that are used
     seeds: int = 8
     tell: Callable = json.dumps  # (row) -> one line, printed when the row is there
@@ -153,6 +153,7 @@ def begun(
     if saved[experiment.rows]: now = with_earlier(now, saved.get("provenance"))
     return saved | experiment.settings | dict(provenance=now)
 
+# %% ../nbs/12b_experiment.ipynb #12b00030
 def read_result(
     file: Path,
     rows: str = "rows",  # name of the list of rows
@@ -179,6 +180,7 @@ def one_thread():
             os.environ.pop(name, None)
             if value is not None: os.environ[name] = value
 
+# %% ../nbs/12b_experiment.ipynb #12b00031
 def results_of(
     experiment: Experiment,
     cases: list,
@@ -226,6 +228,7 @@ def run_experiment(
             if path: write_text(path, rows_as_json(result, experiment.rows))
     return result
 
+# %% ../nbs/12b_experiment.ipynb #12b00032
 def with_row(
     experiment: Experiment,
     result: dict,
@@ -247,10 +250,10 @@ def experiment_parser(
     parser = argparse.ArgumentParser(description=experiment.about)
     parser.add_argument("--quick", action="store_true", help="a short form, of seconds, that saves nothing")
     parser.add_argument("--seeds", type=int, metavar="N", default=experiment.seeds, help="seeds 0 to N-1 (%(default)s)")
-    parser.add_argument("--workers", type=int, metavar="N", default=1, help="cases at a time, one thread each (%(default)s)")
-    parser.add_argument("--only", nargs="*", metavar="NAME=VALUE", default=[], help="measure the cases with these values")
+    parser.add_argument("--workers", type=int, metavar="N", default=1, help="cases at a time (%(default)s)")
+    parser.add_argument("--only", nargs="*", metavar="NAME=VALUE", default=[], help="measure these cases")
     parser.add_argument("--out", type=Path, metavar="FILE", help="result file; one that is there is gone on with")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="folder for what rows leave besides, such as run folders")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="folder for what rows leave besides")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where there is a result file")
     return parser
 
@@ -283,6 +286,7 @@ def experiment_main(
         print(f"{experiment.name}: interrupted; the same command goes on", file=sys.stderr)
         return 130
 
+# %% ../nbs/12b_experiment.ipynb #12b00033
 def command_of(experiment: Experiment, args: argparse.Namespace) -> str:
     "Write the command that makes the rows anew; folders of this machine are no part of it."
     words = ["python", f"tools/experiment_{experiment.name}.py", "--seeds", str(args.seeds)]

@@ -255,7 +255,7 @@ def test_patience_is_that_of_this_run(tmp_path):
 
 def test_a_distorted_perovskite_keeps_the_symmetry_that_was_asked_for():
     pytest.importorskip("spglib")
-    from atomrl_nb.suites import polar_perovskite
+    from atomrl_nb.starts import polar_perovskite
     atoms = polar_perovskite(0.02, "SrTiO3")
     atoms.calc = calculator("lj:sigma=1.75,epsilon=0.5,rc=6")
     opt = RLOptimizer(FrechetCellFilter(atoms), "none", logfile=None)

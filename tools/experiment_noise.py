@@ -20,7 +20,7 @@ from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import calculator
-from atomrl_nb.suites import provenance
+from atomrl_nb.experiment import provenance
 from atomrl_nb.walk import largest
 
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "noise.json"

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from ase.build import bulk, molecule
 
-from atomrl_nb.benchmark import TimedCalculator, starts_of
+from atomrl_nb.measuring import BudgetedCalculator
+from atomrl_nb.test_sets import starts_of
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.learned import find_policy
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
@@ -33,7 +34,7 @@ def milliseconds(name: str, count: int, batched: bool) -> float:
     """Relax starts one by one or together: CPU time a structure and step, without the calculator's [ms]."""
     policy, structures = find_policy("fcc-alloys"), starts_of(name, count=count)
     for atoms in structures:
-        atoms.calc = TimedCalculator(calculator("emt"))
+        atoms.calc = BudgetedCalculator(calculator("emt"))
     began = time.process_time()
     if batched:
         RelaxMany(structures, policy).run(0.01)
@@ -48,7 +49,7 @@ def planned(repeat: tuple | None) -> tuple[int, float]:
     """Relax benzene or a crystal of copper with nothing known: atoms, CPU time a step without the calculator's [ms]."""
     atoms = bulk("Cu", cubic=True).repeat(repeat) if repeat else molecule("C6H6")
     atoms.positions += np.random.default_rng(0).normal(0, 0.05, atoms.positions.shape)
-    atoms.calc = TimedCalculator(calculator("emt"))
+    atoms.calc = BudgetedCalculator(calculator("emt"))
     began = time.process_time()
     RLOptimizer(atoms, policy="none", logfile=None).run(0.01, 12)
     return len(atoms), 1000 * (time.process_time() - began - atoms.calc.seconds) / (atoms.calc.evaluations - 1)

@@ -15,7 +15,9 @@ from atomrl_nb.checkpoints import write_text
 from atomrl_nb.error_model import ErrorSettings
 from atomrl_nb.planner import PlannerSettings
 from atomrl_nb.structures import calculator
-from atomrl_nb.suites import SUITES, measured, provenance, with_options
+from atomrl_nb.experiment import provenance
+from atomrl_nb.referee import measured
+from atomrl_nb.suites import SUITES, with_options
 from atomrl_nb.trust import evaluated
 
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "pieces.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atomrl_nb.benchmark import FAMILIES, TEST_SETS, starts_of
+from atomrl_nb.test_sets import FAMILIES, TEST_SETS, starts_of
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.learned import find_policy
 from atomrl_nb.optimizer import RelaxMany

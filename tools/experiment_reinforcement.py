@@ -22,7 +22,7 @@ import torch
 from ase.io import write
 from train_shipped import POLICIES, POTENTIALS, alfe_cells
 
-from atomrl_nb.benchmark import draw_crystal, starts_of, thrown
+from atomrl_nb.test_sets import draw_crystal, starts_of, thrown
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.networks import load_policy, save_policy
 from atomrl_nb.loop import LoopSearch, evaluations_of, numbers_of, search_loop, with_numbers

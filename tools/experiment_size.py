@@ -19,7 +19,7 @@ from ase.optimize import LBFGS
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import CountedCalculator, calculator, perturb
-from atomrl_nb.suites import provenance
+from atomrl_nb.experiment import provenance
 
 FILE, FMAX, CAP = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "size.json", 0.05, 60
 CASES = [(kind, n) for n in (3, 5, 8, 14) for kind in ("CuAu", "CuAuPd", "Cu with vacancies")] + [("cluster in vacuum", 3)]

@@ -22,7 +22,8 @@ from ase.spacegroup import crystal
 
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.structures import calculator
-from atomrl_nb.suites import RIVALS, measured, planning, provenance, relax_first, rows_as_json
+from atomrl_nb.experiment import provenance, rows_as_json
+from atomrl_nb.referee import RIVALS, measured, planning, relax_first
 from dft import PipedGPAW, PySCF
 
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "dft.json"

@@ -13,7 +13,9 @@ from ase.spacegroup import crystal
 
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.structures import calculator
-from atomrl_nb.suites import g2_names, measured, provenance
+from atomrl_nb.experiment import provenance
+from atomrl_nb.referee import measured
+from atomrl_nb.starts import g2_names
 
 FILE = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "tuned_bfgs.json"
 ALPHA, MAXSTEP = (10.0, 20.0, 30.0, 40.0, 55.0, 70.0, 100.0), (0.1, 0.2, 0.3, 0.5)

@@ -13,12 +13,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import vesin
 from ase import Atoms
 from e3nn import o3
 from fastcore.basics import patch
 
-from .structures import check_name, fixed_mask
+from .structures import check_name, fixed_mask, neighbour_list
 
 # %% ../nbs/01_graphs.ipynb #6a840e6a
 def neighbours(
@@ -28,9 +27,8 @@ def neighbours(
     cutoff: float,  # [Å]
 ) -> tuple:  # edge_index (2, n_edges), edge_vec (n_edges, 3) [Å], as numpy arrays
     "List all ordered pairs of atoms closer than `cutoff`, one edge for each periodic image."
-    src, dst, vec = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True).compute(
-        points=np.asarray(positions, dtype=float), box=np.asarray(cell, dtype=float), periodic=np.asarray(pbc).tolist(), quantities="ijD")
-    return np.stack([src, dst]).astype(np.int64), vec
+    src, dst, vec = neighbour_list(positions, cell, pbc, cutoff, "ijD", sort=True)
+    return np.stack([src, dst]), vec
 
 # %% ../nbs/01_graphs.ipynb #f267165d
 @dataclass(kw_only=True, eq=False)

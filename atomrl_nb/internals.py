@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import vesin
 from ase import Atoms
 from ase.data import covalent_radii
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from .coordinates import Place, slopes_at
+from .structures import neighbour_list
 
 # %% ../nbs/01f_internals.ipynb #1ee00007
 BONDED = 1.3  # sums of covalent radii
@@ -27,11 +27,9 @@ BONDED = 1.3  # sums of covalent radii
 def pairs_within(
     atoms: Atoms,
     reach: float,  # [Å]
-) -> tuple:  # atoms i and j (n_pairs,), cell shift of j (n_pairs, 3), distance (n_pairs,) [Å]
+) -> list:  # atoms i and j (n_pairs,), cell shift of j (n_pairs, 3), distance (n_pairs,) [Å]
     "List all pairs of atoms and images within `reach`, in both directions."
-    i, j, shift, distance = vesin.NeighborList(cutoff=float(reach), full_list=True).compute(
-        points=atoms.positions, box=np.asarray(atoms.cell), periodic=atoms.pbc.tolist(), quantities="ijSd")
-    return i.astype(int), j.astype(int), shift.astype(int), distance
+    return neighbour_list(atoms.positions, atoms.cell, atoms.pbc, reach, "ijSd")
 
 # %% ../nbs/01f_internals.ipynb #1ee00009
 def find_bonds(atoms: Atoms) -> tuple:  # atoms i and j (n_vectors,), cell shift of j (n_vectors, 3)

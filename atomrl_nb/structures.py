@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED',
-           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'neighbour_pairs', 'closest_pair',
+           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'neighbour_list', 'closest_pair',
            'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy',
            'random_cluster', 'NamedSystem', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed',
            'calculator', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
@@ -28,6 +28,7 @@ from ase.cluster import Icosahedron, Octahedron
 from ase.constraints import FixAtoms
 from ase.data import atomic_numbers, covalent_radii, reference_states
 from ase.io import read
+from ase.neighborlist import primitive_neighbor_list
 
 # %% ../nbs/00_structures.ipynb #58ebde19
 class InputError(ValueError):
@@ -53,15 +54,34 @@ def has_lattice(
     return bool(np.linalg.det(vectors @ vectors.T) > 1e-6) if len(vectors) else True
 
 # %% ../nbs/00_structures.ipynb #aa000002
-def neighbour_pairs(
-    atoms: Atoms,  # structure to search, periodic images included
+def neighbour_list(
+    positions: np.ndarray,  # (n_atoms, 3) [Å]
+    cell: np.ndarray,  # (3, 3) lattice vectors as rows [Å]
+    pbc: np.ndarray,  # (3,) bool
     cutoff: float,  # search radius [Å]
+    quantities: str = "ijd",  # as ASE names them: i, j, S, D and d
     full_list: bool = True,  # each pair in both directions
-) -> tuple:  # i, j (n_pairs,) signed integers, distance (n_pairs,) [Å]
-    "Find all pairs of atoms within `cutoff`."
-    i, j, distance = vesin.NeighborList(cutoff=float(cutoff), full_list=full_list).compute(
-        points=atoms.positions, box=np.asarray(atoms.cell), periodic=atoms.pbc.tolist(), quantities="ijd")
-    return i.astype(int), j.astype(int), distance
+    sort: bool = False,  # by the first atom
+) -> list:  # an array for each quantity; indices and shifts are signed integers
+    "Find all pairs of atoms within `cutoff`, periodic images included."
+    x, cell, pbc = np.asarray(positions, dtype=float), np.array(cell, dtype=float), np.asarray(pbc)
+    if _sparse(x, pbc, cutoff): found = _asked_of_ase(x, cell, pbc, cutoff, quantities, full_list)
+    else: found = vesin.NeighborList(cutoff=float(cutoff), full_list=full_list, sorted=sort).compute(
+        points=x, box=cell, periodic=pbc.tolist(), quantities=quantities)
+    return [a.astype(int) if name in "ijS" else a for name, a in zip(quantities, found)]
+
+def _sparse(x, pbc, cutoff):
+    "Tell whether the space between atoms has many more cells than there are atoms."
+    return len(x) > 0 and np.prod(np.ptp(x, axis=0)[~pbc] / cutoff + 1) > 1000 + 100 * len(x)
+
+def _asked_of_ase(x, cell, pbc, cutoff, quantities, full_list):
+    "Ask ASE, whose grid is bounded."
+    found = dict(zip("ijSDd", primitive_neighbor_list("ijSDd", pbc, cell, x, float(cutoff))))
+    once = found["i"] < found["j"]
+    for k in range(len(x) if not full_list and pbc.any() else 0):  # images of an atom: one of the two directions
+        own = (found["i"] == k) & (found["j"] == k)
+        once |= own & (found["S"] @ (1e6, 1e3, 1) > 0)
+    return [found[name] if full_list else found[name][once] for name in quantities]
 
 # %% ../nbs/00_structures.ipynb #ac27d8c0
 TOO_CLOSE = 0.1  # Å: anything farther apart is a legal start
@@ -71,7 +91,7 @@ def closest_pair(
     cutoff: float = 1.0,  # search radius [Å]
 ) -> tuple:  # (distance [Å], i, j), distance infinite where no pair is within `cutoff`
     "Find the closest pair of atoms within `cutoff`, an atom and its own image included."
-    i, j, d = neighbour_pairs(atoms, cutoff, full_list=False)
+    i, j, d = neighbour_list(atoms.positions, atoms.cell, atoms.pbc, cutoff, full_list=False)
     if not len(d): return np.inf, None, None
     k = int(np.argmin(d))
     return float(d[k]), int(i[k]), int(j[k])
@@ -82,7 +102,7 @@ def coordination(
 ) -> np.ndarray:  # (n_atoms,) neighbours, counted smoothly
     "Count the neighbours of each atom."
     radii = covalent_radii[atoms.numbers]
-    i, j, d = neighbour_pairs(atoms, 3.2 * radii.max())
+    i, j, d = neighbour_list(atoms.positions, atoms.cell, atoms.pbc, 3.2 * radii.max())
     x = np.clip((d / (radii[i] + radii[j]) - 1.2) / 0.4, 0, 1)
     return np.bincount(i, weights=(1 + np.cos(np.pi * x)) / 2, minlength=len(atoms))
 
@@ -280,17 +300,17 @@ class CompiledEMT(EMT):
 class _CompiledNeighbours:
     "What EMT asks of a neighbour list, answered by vesin."
 
-    def __init__(self, cutoff): self.list = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
+    def __init__(self, cutoff): self.cutoff = cutoff
 
     def update(self, atoms):
         "Find all neighbours anew."
-        i, self.j, self.shift = self.list.compute(points=atoms.positions, box=np.asarray(atoms.cell), periodic=atoms.pbc.tolist(), quantities="ijS")
+        i, self.j, self.shift = neighbour_list(atoms.positions, atoms.cell, atoms.pbc, self.cutoff, "ijS", sort=True)
         self.ends = np.searchsorted(i, np.arange(len(atoms) + 1))
 
     def get_neighbors(self, a):
         "Return neighbours of atom `a` and the cell shifts of their images."
         mine = slice(self.ends[a], self.ends[a + 1])
-        return self.j[mine].astype(int), self.shift[mine]
+        return self.j[mine], self.shift[mine]
 
 # %% ../nbs/00_structures.ipynb #82ad5884
 class FullLennardJones(LennardJones):

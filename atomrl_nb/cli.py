@@ -36,7 +36,9 @@ from .suites import SUITES, measure_suite, suite_table
 from .structures import (CALCULATORS, NAMED_SYSTEMS, InputError, calculator, check_structure, check_name, known_elements,
                                   load, perturb)
 from .test_sets import FAMILIES, OPTIMIZERS
-from .training import Settings, as_planner, StopTrainingOnNoModelImprovement, TensorBoardCallback, check_settings, resume, settings_from, train
+from .settings import Settings, as_planner, check_settings, settings_from
+from .callbacks import StopTrainingOnNoModelImprovement, TensorBoardCallback
+from .training import resume, train
 
 # %% ../nbs/14_cli.ipynb #3f731d48
 def _run(name: str, parser: argparse.ArgumentParser, main: Callable, argv: list | None) -> int:

@@ -21,7 +21,8 @@ from .learned import loop_of
 from .networks import load_policy, save_policy
 from .optimizer import RelaxMany, RLOptimizer
 from .structures import CountedCalculator, InputError, calculator, perturb
-from .training import check_calculator, settings_from
+from .settings import settings_from
+from .training import check_calculator
 
 # %% ../nbs/12a_loop.ipynb #12a00007
 def numbers_of(

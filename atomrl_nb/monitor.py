@@ -19,7 +19,7 @@ from .diagnostics import METRIC_GUIDE, diagnose, live, read_table, reduce
 from .expert import ExpertSettings, nfake_at
 from .structures import InputError
 from .td3 import TD3Settings, deviation_weight_at
-from .training import held_at, read_changes
+from .callbacks import held_at, read_changes
 from .view import live_kernel, show
 
 # %% ../nbs/11a_monitor.ipynb #a11a0009

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from atomrl_nb.networks import NetworkSettings
-from atomrl_nb.training import Settings
+from atomrl_nb.settings import Settings
 
 torch.set_num_threads(1)
 
@@ -39,7 +39,7 @@ def reference():
 def trainer(small):
     """A trainer that has played a few rounds."""
     from atomrl_nb.structures import load
-    from atomrl_nb.training import Trainer
+    from atomrl_nb.learner import Trainer
     made = Trainer(replace(small), load(*small.structures))
     made.begin()
     for _ in range(6): made.round()

@@ -18,7 +18,10 @@ from atomrl_nb.checkpoints import (TENSORS, DiskError, Table, _seal, checkpoints
 from atomrl_nb.cli import train_main
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import InputError
-from atomrl_nb.training import BaseCallback, Settings, Trainer, resume, settings_from, train
+from atomrl_nb.settings import Settings, settings_from
+from atomrl_nb.learner import Trainer
+from atomrl_nb.callbacks import BaseCallback
+from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,

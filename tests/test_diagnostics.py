@@ -16,7 +16,8 @@ from atomrl_nb.diagnostics import METRIC_GUIDE, RULES, diagnose, examine, indica
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import InputError
-from atomrl_nb.training import Settings, train
+from atomrl_nb.settings import Settings
+from atomrl_nb.training import train
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARK = ROOT / "nbs" / "benchmark"

@@ -13,7 +13,8 @@ from atomrl_nb.expert import SCHEDULES, ExpertSettings, call_share, fade, fake_s
 from atomrl_nb.memory import MemorySettings
 from atomrl_nb.networks import load_policy
 from atomrl_nb.structures import CountedCalculator, calculator, load, perturb
-from atomrl_nb.training import Trainer, train
+from atomrl_nb.learner import Trainer
+from atomrl_nb.training import train
 
 
 def trainer_with(small, rounds=0, **changes):

@@ -10,7 +10,7 @@ import pytest
 
 from atomrl_nb import cli
 from atomrl_nb.diagnostics import METRIC_GUIDE, RULES
-from atomrl_nb.training import Settings, check_settings, settings_from
+from atomrl_nb.settings import Settings, check_settings, settings_from
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 GUIDE = sorted((NBS / "guide").glob("*.ipynb"))

@@ -19,7 +19,8 @@ from atomrl_nb.expert import ExpertSettings, fake_step, initial_hessian
 from atomrl_nb.memory import MemorySettings
 from atomrl_nb.structures import calculator, load, perturb
 from atomrl_nb.td3 import TD3Settings
-from atomrl_nb.training import evaluate, resume, train
+from atomrl_nb.evaluation import evaluate
+from atomrl_nb.training import resume, train
 
 
 def test_atom_crossing_the_cell_boundary_gets_no_lattice_jump(trainer):

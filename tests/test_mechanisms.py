@@ -16,7 +16,9 @@ from atomrl_nb.networks import Actor, NetworkSettings, relative_inputs, rms_forc
 from atomrl_nb.learned import smallest_allowed
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer, best_matrix
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
-from atomrl_nb.training import Trainer, card_of, resume, train
+from atomrl_nb.learner import Trainer
+from atomrl_nb.evaluation import card_of
+from atomrl_nb.training import resume, train
 from atomrl_nb.trust import Trust
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from atomrl_nb.graphs import AtomGraph, rows_of
 from atomrl_nb.memory import Batch, MemorySettings, ReplayMemory, suggest_capacity
 from atomrl_nb.structures import InputError, load
-from atomrl_nb.training import Trainer, to_device, train
+from atomrl_nb.learner import Trainer, to_device
+from atomrl_nb.training import train
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 UNCHANGED = ("numbers", "cell", "pbc", "fixed")

@@ -20,7 +20,9 @@ from atomrl_nb.monitor import SHARE, Dashboard, body, monitor, panels, progress
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import InputError
 from atomrl_nb.td3 import TD3Settings
-from atomrl_nb.training import BaseCallback, Settings, held_at, read_changes, resume, train
+from atomrl_nb.settings import Settings
+from atomrl_nb.callbacks import BaseCallback, held_at, read_changes
+from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,

@@ -180,7 +180,7 @@ def test_large_cells_stay_linear():
 
 def test_an_agent_of_the_original_architecture_learns_from_the_memory(small):
     """Its radial functions are learnt, so the memory keeps edges and not pairs; a whole TD3 round and a checkpointable state come of it."""
-    from atomrl_nb.training import Trainer
+    from atomrl_nb.learner import Trainer
     trainer = Trainer(replace(small, network=replace(REFERENCE, channels=2, layers=1, lmax=1, lmax_edge=1)), load("alloys4"))
     trainer.begin()
     before = [p.detach().clone() for p in trainer.agent.actor.parameters()]

@@ -19,8 +19,11 @@ from atomrl_nb.diagnostics import plot_results, read_table
 from atomrl_nb.networks import NetworkSettings, load_policy
 from atomrl_nb.learned import shipped_policies
 from atomrl_nb.structures import InputError
-from atomrl_nb.training import (BaseCallback, ProgressBarCallback, Settings, TensorBoardCallback, loop_state, read_parameters, resume,
-                                scores, train)
+from atomrl_nb.settings import Settings
+from atomrl_nb.learner import loop_state
+from atomrl_nb.evaluation import scores
+from atomrl_nb.callbacks import BaseCallback, ProgressBarCallback, TensorBoardCallback
+from atomrl_nb.training import read_parameters, resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,

@@ -23,7 +23,8 @@ from atomrl_nb.expert import ExpertSettings
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import calculator, closest_pair, load, perturb
 from atomrl_nb.td3 import TD3Settings
-from atomrl_nb.training import Settings, Trainer
+from atomrl_nb.settings import Settings
+from atomrl_nb.learner import Trainer
 
 RESULT = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "constraints.json"
 SYSTEM, R0 = "cuau4", 2.0  # Å: neighbours in this crystal at rest are 2.7 Å apart, so in a compressed cell the wall stands near

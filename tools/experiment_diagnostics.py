@@ -24,7 +24,8 @@ from atomrl_nb.environment import EnvironmentSettings as Env
 from atomrl_nb.expert import ExpertSettings as Expert
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.td3 import TD3Settings as TD3
-from atomrl_nb.training import Settings, train
+from atomrl_nb.settings import Settings
+from atomrl_nb.training import train
 
 BENCHMARK = Path(__file__).resolve().parent.parent / "nbs" / "benchmark"
 HEALTHY = Settings(structures=("cuau4",), steps=800, n_envs=8, learning_starts=64, batch_size=32, buffer_capacity=1000, evaluation_interval=200,

@@ -16,7 +16,9 @@ from atomrl_nb.expert import ExpertSettings
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import load
 from atomrl_nb.td3 import TD3Settings
-from atomrl_nb.training import Settings, Trainer, evaluate
+from atomrl_nb.settings import Settings
+from atomrl_nb.learner import Trainer
+from atomrl_nb.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = Settings(structures=("alloys4",), steps=3200, n_envs=16, updates_per_step=0.15, evaluation_starts=32,

@@ -22,7 +22,9 @@ from atomrl_nb import checkpoints
 from atomrl_nb.checkpoints import Table, latest_t_total
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.networks import NetworkSettings, load_policy
-from atomrl_nb.training import BaseCallback, Settings, resume, train
+from atomrl_nb.settings import Settings
+from atomrl_nb.callbacks import BaseCallback
+from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=64, seed=1, checkpoint_interval=12,

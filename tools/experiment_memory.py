@@ -16,7 +16,9 @@ from atomrl_nb.environment import Environment, EnvironmentSettings
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import load
-from atomrl_nb.training import Settings, Trainer, evaluate
+from atomrl_nb.settings import Settings
+from atomrl_nb.learner import Trainer
+from atomrl_nb.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 CAPACITIES = (100_000, 5_000, 1_000)

@@ -21,7 +21,8 @@ from jupyter_client.manager import start_new_kernel
 
 from atomrl_nb.checkpoints import Table, write_text
 from atomrl_nb.monitor import Dashboard
-from atomrl_nb.training import METRICS, ControlCallback, Loop
+from atomrl_nb.learner import METRICS
+from atomrl_nb.callbacks import ControlCallback, Loop
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = "import sys; sys.argv[0] = 'atomrl-train'; from atomrl_nb.cli import train_main; raise SystemExit(train_main())"

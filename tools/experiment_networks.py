@@ -24,7 +24,9 @@ from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.graphs import ENV_FEATURES
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import load
-from atomrl_nb.training import Settings, Trainer, train
+from atomrl_nb.settings import Settings
+from atomrl_nb.learner import Trainer
+from atomrl_nb.training import train
 
 BENCHMARK = Path(__file__).resolve().parent.parent / "nbs" / "benchmark"
 EPISODES = EnvironmentSettings(perturb=0.5)

@@ -27,7 +27,11 @@ from atomrl_nb.checkpoints import write_text
 from atomrl_nb.networks import load_policy, save_policy
 from atomrl_nb.loop import LoopSearch, evaluations_of, numbers_of, search_loop, with_numbers
 from atomrl_nb.structures import calculator, perturb, random_cluster
-from atomrl_nb.training import BaseCallback, Settings, Trainer, begin_from, card_of, resume, train
+from atomrl_nb.settings import Settings
+from atomrl_nb.learner import Trainer
+from atomrl_nb.evaluation import card_of
+from atomrl_nb.callbacks import BaseCallback
+from atomrl_nb.training import begin_from, resume, train
 
 FILE = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "reinforcement.json"
 FMAX, CAP = 0.01, 100

@@ -22,7 +22,8 @@ from atomrl_nb.loop import LoopSearch, tune_run
 from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
 from atomrl_nb.structures import load, scatter
 from atomrl_nb.td3 import TD3Settings
-from atomrl_nb.training import Settings, resume, train
+from atomrl_nb.settings import Settings
+from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
 POTENTIALS = ("AlFe.fs", "Al.eam.alloy", "Fe.eam.fs")

@@ -16,7 +16,7 @@ from ase.io import Trajectory
 from tqdm.auto import tqdm
 
 from .checkpoints import HELD, Table, disk_errors, read_wishes, wish
-from .evaluation import EVALUATIONS, evaluate, offer, scores, write_checkpoint
+from .evaluation import EVALUATIONS, due, evaluate, evaluated_until, offer, scores, write_checkpoint
 from .learner import METRICS, Trainer
 from .player import EPISODES
 from .structures import InputError
@@ -32,13 +32,13 @@ class Loop:
     tables: dict  # name -> `Table`
     rows: list = field(default_factory=list)  # of the last round, for `metrics.csv`
     began: float = 0.0  # when the run would have begun, had it run through [s]
+    before: tuple = ()  # `t_total` and state of the loop before the present round; empty between rounds
     failed: bool = False  # whether an error ends the run
     asked: list = field(default_factory=list)  # no longer empty once Ctrl-C was pressed
 
     def due(self, interval: int) -> bool:
         "Tell whether a multiple of `interval` environment steps was passed in the last round; 0: never."
-        t, n = self.trainer.t_total, self.trainer.settings.n_envs
-        return bool(interval) and t // interval > (t - n) // interval
+        return due(self.trainer, interval)
 
 class BaseCallback:
     "Something that a run does beside playing and learning."
@@ -52,12 +52,13 @@ class BaseCallback:
 
 # %% ../nbs/09d_callbacks.ipynb #d0b20024
 class CheckpointCallback(BaseCallback):
-    "Save a checkpoint where one is due, and at the end."
+    "Save a checkpoint where one is due, before an evaluation, and at the end."
 
     def on_training_start(self, loop: Loop): self.saved = loop.trainer.t_total
 
     def on_step(self, loop: Loop):
-        if loop.due(loop.trainer.settings.checkpoint_interval): self.save(loop)
+        s = loop.trainer.settings
+        if loop.due(s.checkpoint_interval) or loop.due(s.evaluation_interval): self.save(loop)
 
     def save(self, loop: Loop):
         "Bring the tables up to now to the disk, then the checkpoint."
@@ -70,19 +71,37 @@ class CheckpointCallback(BaseCallback):
 
 # %% ../nbs/09d_callbacks.ipynb #d0b20044
 class EvalCallback(BaseCallback):
-    "Evaluate the policy where an evaluation is due, and offer the best one."
+    "Evaluate the policy where an evaluation is due and at the end, and offer the best one."
+
+    def on_training_start(self, loop: Loop):
+        trainer, kept = loop.trainer, evaluated_until(loop.trainer, loop.run)
+        for path in (loop.run/"trajectories").glob("evaluation_*.traj"):
+            if int(path.stem.removeprefix("evaluation_")) > kept: path.unlink()
+        if not loop.due(trainer.settings.evaluation_interval): return
+        if kept < trainer.t_total: return self.evaluate(loop)  # it was broken off
+        self.choose(loop, [float(row["terminated"]) for row in loop.tables["evaluations"].kept[-trainer.settings.evaluation_starts:]])
 
     def on_step(self, loop: Loop):
-        if not loop.due(loop.trainer.settings.evaluation_interval): return
+        if loop.due(loop.trainer.settings.evaluation_interval): self.evaluate(loop)
+
+    def on_training_end(self, loop: Loop):
+        wanted = loop.trainer.settings.evaluation_interval and not loop.failed and not loop.asked
+        if wanted and loop.trainer.t_total not in scores(loop.run): self.evaluate(loop)
+
+    def evaluate(self, loop: Loop):
+        "Relax the fixed starts, and write down how that went."
         results, frames = evaluate(loop.trainer)
         for row in results: loop.tables["evaluations"].write(**row)
         loop.tables["evaluations"].flush()
         path = loop.run/"trajectories"/f"evaluation_{loop.trainer.t_total:08d}.traj"
         with disk_errors(path), Trajectory(path, "w") as file:
             for frame in frames: file.write(frame)
+        self.choose(loop, [row["terminated"] for row in results])
+
+    def choose(self, loop: Loop, terminated: list):
+        "Offer the present actor where no evaluation was better."
         found = scores(loop.run)
-        if found[loop.trainer.t_total] > min(found.values()): return
-        offer(loop.trainer, loop.run, success=float(np.mean([row["terminated"] for row in results])))
+        if found[loop.trainer.t_total] <= min(found.values()): offer(loop.trainer, loop.run, success=float(np.mean(terminated)))
 
 # %% ../nbs/09d_callbacks.ipynb #c7a2e005
 def read_changes(

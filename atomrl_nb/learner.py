@@ -22,7 +22,7 @@ from .td3 import deviation_weight_at
 
 # %% ../nbs/09b_learner.ipynb #9bb0007
 METRICS = ["t_total", "episode", "reward", "fmax", "actual_move", "action_scale", "output_scale", "a_back", "angle",
-           "exploration", "expert", "expert_evaluations", "nfake", "success", "terminated", "truncated", "memory_age", "memory_oldest",
+           "exploration", "expert", "expert_evaluations", "failed", "nfake", "success", "terminated", "truncated", "memory_age", "memory_oldest",
            "expert_share", "updates", "loss_q", "q", "q_gap", "td_error", "grad_norm_q", "loss_pi", "q_pi", "deviation",
            "deviation_weight", "imitation_error", "secant_error", "label_share", "grad_norm_pi", "seconds"]
 
@@ -79,7 +79,7 @@ def hold(
     self.agent.settings = replace(s, exploration_noise=s.exploration_noise if noise is None else noise)
 
 # %% ../nbs/09b_learner.ipynb #d87cdb07
-COUNTED = ("episode_count", "owed_updates", "log", "success", "expert_evaluations")  # of the trainer
+COUNTED = ("episode_count", "owed_updates", "log", "success", "expert_evaluations", "waiting")  # of the trainer
 NOTED = ("number", "fmax_start", "energy_start", "slots", "total_reward", "expert_steps", "expert_evaluations",
          "rollout_left")  # of an episode
 
@@ -113,4 +113,5 @@ def load_loop_state(
         noted = {name: saved[name] for name in NOTED} | dict(slots=[tuple(slot) for slot in saved["slots"]])
         hessian, visited = (mine[name].numpy().copy() for name in ("hessian", "visited"))
         trainer.episodes[k] = Episode(**noted, hessian=hessian, positions=list(visited))
+    for k in list(trainer.waiting): trainer.begin_episode(k)
     trainer.graph = trainer.observe(trainer.environments)

@@ -24,7 +24,7 @@ from e3nn import o3
 from e3nn.math import soft_one_hot_linspace
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .convolutions import Convolution, EdgeSettings, Gate, Linear, geometry_of, to_rows
 from .graphs import AtomGraph
@@ -568,8 +568,15 @@ def save_policy(
     metadata = dict(format="atomrl_nb policy 2", network=json.dumps(asdict(actor.settings)), card=json.dumps(card))
     tensors = {k: v.detach().cpu().contiguous() for k, v in actor.state_dict().items()}
     beside = Path(f"{path}.part")
-    save_file(tensors, beside, metadata)
+    beside.write_bytes(_ordered(save(tensors, metadata)))
     os.replace(beside, path)
+
+def _ordered(data: bytes) -> bytes:
+    "Order the header of a safetensors file, so that equal policies are equal files."
+    length = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[length:]
 
 def load_policy(
     path: str | Path,  # file that `save_policy` wrote

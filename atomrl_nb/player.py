@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .checkpoints import HELD
 from .convolutions import prepared
-from .environment import MOVE, Environment, resolve_r0
+from .environment import MOVE, CalculatorBroken, Environment, EvaluationFailed, resolve_r0
 from .expert import (call_share, fake_step, hindsight, initial_hessian, nfake_at, running_success,
                               update_hessian)
 from .graphs import AtomGraph
@@ -38,7 +38,8 @@ class Player:
         env = resolve_r0(s.environment, structures)
         calc = calculator(s.calculator)
         seeds = [[s.seed, 1, k] for k in range(s.n_envs)]
-        self.environments = [Environment(structures, calc, env, s.network.reach, seed) for seed in seeds]
+        warm = s.calculator.startswith("warm:")
+        self.environments = [Environment(structures, calc, env, s.network.reach, seed, warm=warm) for seed in seeds]
         network = replace(s.network, env_input_dim=len(env.env_features))
         self.agent = TD3Agent(network, s.td3, self.environments[0].r0, s.seed, device, env.correction_mode)
         self.memory = ReplayMemory(s.buffer_capacity, s.memory, s.td3.gamma)
@@ -47,6 +48,8 @@ class Player:
         self.success = 0.0  # running share of the agent's episodes that converge
         self.expert_evaluations = 0  # force evaluations of the expert
         self.held = dict.fromkeys(HELD)  # numbers held by hand
+        self.untouched = False  # whether agent and memory are as before the round
+        self.waiting, self.broken = [], None  # environments whose next episode could not begin, and why
         self.playing, self.newest = [], []  # frames of the first environment: the present episode, and the one before
 
 # %% ../nbs/09a_player.ipynb #c82f91ee
@@ -66,9 +69,16 @@ class Episode:
 
 @patch
 def begin_episode(self: Player, k: int):
-    "Reset environment `k`."
-    env, self.episode_count = self.environments[k], self.episode_count + 1
-    _, info = env.reset()
+    "Reset environment `k`; a start that the calculator fails on is passed over, and a broken calculator is noted."
+    env, self.episode_count, info = self.environments[k], self.episode_count + 1, None
+    self.waiting = sorted({*self.waiting, k})
+    while info is None:
+        try: _, info = env.reset()
+        except EvaluationFailed: continue
+        except CalculatorBroken as error:
+            self.broken = error
+            return
+    self.waiting.remove(k)
     hessian = initial_hessian(len(env.atoms), self.settings.expert.alpha)
     self.episodes[k] = Episode(self.episode_count, hessian, info["fmax"], info["energy"])
 
@@ -80,7 +90,9 @@ def observe(self: Player, environments: list) -> AtomGraph:
 @patch
 def begin(self: Player):
     "Reset all environments."
-    for k in range(self.settings.n_envs): self.begin_episode(k)
+    for k in range(self.settings.n_envs):
+        self.begin_episode(k)
+        if self.broken: raise self.broken
     self.graph = self.observe(self.environments)
     self.memory.check_room(self.graph)
 
@@ -108,14 +120,12 @@ def ask_expert(
 ) -> tuple:  # displacement (n_atoms, 3) [Å], force evaluations that it costs with the step that follows
     "Let the expert propose a move."
     def forces_at(move):
-        env.calculator.reset()
-        env.force_evaluations += 1
         moved = env.atoms.copy()
         moved.positions += move
-        moved.calc = env.calculator
-        return moved.get_forces()
+        return env.ask(moved)[0]
     s, before = self.settings.expert, env.force_evaluations
-    move = fake_step(episode.hessian, env.forces, s.maxstep, s.mode, forces_at, env.settings.fmax)
+    try: move = fake_step(episode.hessian, env.forces, s.maxstep, s.mode, forces_at, env.settings.fmax)
+    except EvaluationFailed: move = fake_step(episode.hessian, env.forces, s.maxstep)  # a jump that fails is a step
     return move, 1 + env.force_evaluations - before
 
 # %% ../nbs/09a_player.ipynb #07d6f02f
@@ -192,9 +202,16 @@ def note(self: Player, k: int, step: tuple, expert: int, slot: int) -> dict:
     self.expert_evaluations += expert
     forces = self.graph.forces[self.graph.batch == k].double().numpy()
     return dict(t_total=self.t_total, episode=episode.number, reward=reward, fmax=info["fmax"], a_back=info["a_back"],
-                expert=int(expert > 0), expert_evaluations=expert, action_scale=float(self.action_scale[k]),
+                expert=int(expert > 0), expert_evaluations=expert, failed=self._failed(k), action_scale=float(self.action_scale[k]),
                 actual_move=float(np.linalg.norm(info["displacement"], axis=1).mean()), updates=self.agent.updates,
                 terminated=int(terminated), truncated=int(truncated), **direction(info, forces))
+
+@patch
+def _failed(self: Player, k: int) -> int:
+    "Take the number of evaluations of environment `k` that failed since it was asked for last."
+    env = self.environments[k]
+    number, env.failed = env.failed, 0
+    return number
 
 @patch
 def finish(self: Player, k: int, step: tuple) -> dict:
@@ -214,7 +231,9 @@ def finish(self: Player, k: int, step: tuple) -> dict:
 @patch
 def play_round(self: Player) -> tuple:
     "Play and remember once: rows for `metrics.csv` and for `episodes.csv`."
+    self.untouched = True
     steps, experts, nfake = self.play()
+    self.untouched = False
     before = [episode.slots[-1] if episode.slots else None for episode in self.episodes]
     slots, rows = self.memory.add(self.transitions(steps, experts), before), []
     for k, (step, expert) in enumerate(zip(steps, experts)):

@@ -7,7 +7,7 @@ __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS
            'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'neighbour_list', 'closest_pair',
            'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy',
            'random_cluster', 'NamedSystem', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed',
-           'calculator', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
+           'cold_spec', 'calculator', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
 import contextlib, difflib, importlib, inspect, io, itertools, warnings
@@ -441,7 +441,7 @@ def _packaged(name, rest, spec):
     except (ValueError, TypeError, KeyError) as error: raise InputError(f"Calculator {spec!r}: {error}.") from error
 
 # %% ../nbs/00_structures.ipynb #5fd9a549
-CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]", "chgnet", "sevennet[:model=7net-0]", "package.module:factory")
+CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]", "chgnet", "sevennet[:model=7net-0]", "package.module:factory", "warm:SPEC")
 
 def _options(text, allowed, spec):
     "Parse `a=1,b=2` into floats, refusing names that the calculator does not have."
@@ -460,11 +460,15 @@ def _from_factory(module, name, spec):
     if not hasattr(made, "get_forces"): raise InputError(f"{spec!r} returned no ASE calculator but {type(made).__name__}.")
     return made
 
+def cold_spec(spec: str) -> str:
+    "Take off `warm:`, which asks that the calculator may begin with what it remembers, such as a density."
+    return spec.removeprefix("warm:")
+
 def calculator(
     spec: str,  # one of `CALCULATORS`, e.g. "emt", "lj:sigma=2.5", "eam:AlFe.fs,Al.eam.alloy"
 ) -> Calculator:  # ASE calculator, a new one at each call
     "Make the calculator that `spec` names."
-    name, _, rest = spec.partition(":")
+    name, _, rest = (spec := cold_spec(spec)).partition(":")
     if name in PACKAGED: return _packaged(name, rest, spec)
     if spec == "emt": return CompiledEMT()
     if name == "lj": return FullLennardJones(**_options(rest, ("epsilon", "sigma", "rc"), spec))
@@ -477,7 +481,7 @@ def known_elements(
     spec: str,  # calculator spec
 ) -> set | None:  # chemical symbols; None where any element may be tried
     "Tell which elements the calculator of `spec` knows."
-    name, _, rest = spec.partition(":")
+    name, _, rest = (spec := cold_spec(spec)).partition(":")
     if spec == "emt": return set(emt_parameters)
     if name == "eam": return set().union(*(eam_elements(p) for p in rest.split(",")))
     return None

@@ -8,7 +8,7 @@ __all__ = ['read_parameters', 'begin_from', 'prepare', 'train', 'check_calculato
 
 # %% ../nbs/09e_training.ipynb #e658efa7
 import math, shutil, signal, threading, time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from ase.io import write
 
 from .callbacks import (TABLES, CheckpointCallback, ControlCallback, EvalCallback, Loop, NewestCallback,
                                  ProgressBarCallback)
-from .checkpoints import (Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint,
+from .checkpoints import (DiskError, Table, check_free, create_run, disk_errors, find_checkpoint, load_checkpoint,
                                    only_writer, read_run, read_state, write_state)
-from .evaluation import write_checkpoint
+from .evaluation import evaluated_until, write_checkpoint
 from .learner import Trainer, load_loop_state, loop_state
 from .networks import NetworkSettings, load_policy
 from .settings import Settings, check_settings, settings_from
-from .structures import InputError, calculator, check_structure, closest_pair, fixed_mask, known_elements, load
+from .structures import InputError, calculator, check_structure, fixed_mask, known_elements, load
 from .td3 import TD3Agent
 
 # %% ../nbs/09e_training.ipynb #d0b20011
@@ -137,11 +137,6 @@ def likely_cause(
     trainer: Trainer,
 ) -> str:
     "Name what most likely made a number infinite or not a number."
-    for env in trainer.environments:
-        if np.isfinite(env.forces).all() and math.isfinite(env.energy): continue
-        r0, closest = "a table" if torch.is_tensor(env.r0) else f"{env.r0:.2f} Å", closest_pair(env.atoms, 10.0)[0]
-        return (f"the calculator, at a structure whose closest atoms are {closest:.2f} Å apart: raise environment.r0 "
-                f"(now {r0}) or lower environment.perturb if that is too close, else mend the calculator")
     for name, rows in trainer.memory.storage.items():
         if rows.is_floating_point() and not rows.isfinite().all():
             return (f"{name} in the memory, which the environment gave: look at the calculator's forces "
@@ -177,8 +172,8 @@ def save_for_inspection(
 def _go_on(trainer, run, progress, callbacks):
     "Play rounds until the run's steps are reached, with the callbacks' turn after each."
     shown = [ProgressBarCallback()] if progress else []
-    callbacks = [EvalCallback(), *callbacks, CheckpointCallback(), NewestCallback(), *shown, ControlCallback()]
-    with _tables(run, trainer.t_total) as tables, stop_on_request() as asked:
+    callbacks = [CheckpointCallback(), EvalCallback(), *callbacks, NewestCallback(), *shown, ControlCallback()]
+    with _tables(run, trainer) as tables, stop_on_request() as asked:
         before = sum(float(row["seconds"]) for row in tables["metrics"].kept[-1:])  # of the run's last part
         loop, going = Loop(trainer, run, tables, began=time.perf_counter() - before, asked=asked), True
         try:
@@ -188,7 +183,9 @@ def _go_on(trainer, run, progress, callbacks):
                 going = all([callback.on_step(loop) is not False for callback in callbacks])
         except BaseException as error:
             loop.failed = True
-            if not isinstance(error, FloatingPointError): raise
+            if not isinstance(error, FloatingPointError):
+                _save(loop)
+                raise
             for table in tables.values(): table.flush()
             raise FloatingPointError(save_for_inspection(loop, error)) from error
         finally:
@@ -196,18 +193,32 @@ def _go_on(trainer, run, progress, callbacks):
     return run
 
 @contextmanager
-def _tables(run, t_total):
-    "Open the tables of a run, with what they hold up to `t_total`."
-    tables = {name: Table(run/f"{name}.csv", columns, t_total) for name, columns in TABLES.items()}
+def _tables(run, trainer):
+    "Open the tables of a run, with what they hold of it up to now."
+    until = dict(evaluations=evaluated_until(trainer, run))
+    tables = {name: Table(run/f"{name}.csv", columns, until.get(name, trainer.t_total)) for name, columns in TABLES.items()}
     try: yield tables
     finally:
         for table in tables.values(): table.close()
 
+def _save(loop):
+    "Keep what is whole: the last round, or what was there before one that broke off while it was played."
+    if loop.before:
+        if not loop.trainer.untouched: return
+        t_total, tensors, state = loop.before
+        load_loop_state(loop.trainer, tensors, state | {"t_total": t_total})
+    with suppress(DiskError):  # the first error is the one to tell
+        for table in loop.tables.values(): table.flush()
+        write_checkpoint(loop.trainer, loop.run)
+
 def _round(loop):
     "Play and learn once, and write the rows."
+    loop.before = loop.trainer.t_total, *loop_state(loop.trainer)
     rows, finished = loop.trainer.round()
     sick = [name for name, value in loop.trainer.log.items() if not math.isfinite(value)]
     if sick: raise FloatingPointError(f"{sick[0]} is not finite after {loop.trainer.agent.updates} updates.")
     loop.rows = [row | {"seconds": time.perf_counter() - loop.began} for row in rows]
     for row in loop.rows: loop.tables["metrics"].write(**row)
     for row in finished: loop.tables["episodes"].write(**row)
+    loop.before = ()
+    if loop.trainer.broken: raise loop.trainer.broken

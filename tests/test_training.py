@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -11,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.calculators.calculator import CalculationFailed
+from ase.calculators.emt import EMT
 from safetensors.torch import load_file
 
 from atomrl_nb.checkpoints import Table, checkpoints, latest_t_total, read_state
 from atomrl_nb.cli import train_main
 from atomrl_nb.diagnostics import plot_results, read_table
-from atomrl_nb.networks import NetworkSettings, load_policy
+from atomrl_nb.environment import CalculatorBroken
+from atomrl_nb.expert import ExpertSettings
+from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
 from atomrl_nb.learned import shipped_policies
 from atomrl_nb.structures import InputError
 from atomrl_nb.settings import Settings
@@ -87,7 +92,7 @@ def test_drawn_axes_are_the_true_t_total(whole, tmp_path):
     resumed = train(replace(SMALL, run=str(tmp_path / "resumed"), steps=20), progress=False)
     resume(resumed, steps=48, progress=False)
     child = train(replace(SMALL, run=str(tmp_path / "child"), init_from=str(whole), steps=24), progress=False)
-    for run, last, tests in ((resumed, 48, [20, 40]), (child, 24, [20])):
+    for run, last, tests in ((resumed, 48, [20, 40, 48]), (child, 24, [20, 24])):
         panels = drawn(run)
         assert [end for end, _ in panels] == [last] * 6
         for _, x in (panels[1], panels[3], panels[4], panels[5]): assert sorted({float(v) for v in x} - {0.0}) == list(range(1, last + 1))
@@ -151,13 +156,13 @@ class Poison(BaseCallback):
             with torch.no_grad(): next(getattr(loop.trainer.agent, self.network).parameters()).fill_(math.nan)
 
 
-@pytest.mark.parametrize("what, cause", [("forces", "the calculator, at a structure whose closest atoms are"), ("displacement", "the actor diverged"), ("loss", "the critics diverged")])
+@pytest.mark.parametrize("what, cause", [("displacement", "the actor diverged"), ("loss", "the critics diverged")])
 def test_a_number_that_is_not_finite_ends_the_run_and_is_explained(tmp_path, monkeypatch, what, cause):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    (tmp_path / f"lab_{what}.py").write_text(FACTORY.format(left=60 if what == "forces" else 10**9))
+    (tmp_path / f"lab_{what}.py").write_text(FACTORY.format(left=10**9))
     settings = replace(SMALL, run="run", calculator=f"lab_{what}:make", checkpoint_interval=8, evaluation_interval=0, steps=200)
-    poison = {"forces": [], "displacement": [Poison("actor", 28)], "loss": [Poison("critics", 28)]}[what]
+    poison = {"displacement": [Poison("actor", 28)], "loss": [Poison("critics", 28)]}[what]
     with pytest.raises(FloatingPointError) as caught: train(settings, progress=False, callbacks=poison)
     said = str(caught.value)
     assert f"Likely cause: {cause}" in said and "The state is kept in" in said
@@ -195,7 +200,7 @@ def test_the_offered_policy_is_that_of_the_best_evaluation(whole):
     assert load_policy(whole / "policy.safetensors")[1]["t_total"] == best
 
 
-def test_callbacks_see_every_round_and_an_error_in_one_saves_nothing(tmp_path):
+def test_callbacks_see_every_round_and_an_error_in_one_loses_nothing(tmp_path):
     class Broken(BaseCallback):
         seen, ended = [], False
         def on_step(self, loop):
@@ -205,7 +210,7 @@ def test_callbacks_see_every_round_and_an_error_in_one_saves_nothing(tmp_path):
     broken = Broken()
     with pytest.raises(RuntimeError, match="broken"): train(replace(SMALL, run=str(tmp_path / "run")), progress=False, callbacks=[broken])
     assert broken.seen == [4, 8, 12, 16, 20, 24, 28] and broken.ended
-    assert latest_t_total(tmp_path / "run") == 16
+    assert latest_t_total(tmp_path / "run") == 28
 
 
 def test_progress_bar(whole, tmp_path, capsys):
@@ -250,3 +255,82 @@ def test_the_state_can_be_kept_where_a_reset_failed_in_another_structure(trainer
     env.atoms, env.forces = env.atoms.repeat((2, 1, 1)), np.full((8, 3), math.nan)
     tensors, _ = loop_state(trainer)
     assert tensors["0.visited"].shape[1:] == (4, 3) and tensors["0.positions"].shape == (8, 3)
+
+
+# Calculators that fail
+
+class Flaky(EMT):
+    """An EMT that fails at every `every`-th call, or from one call on."""
+    calls, every, broken_from, single = 0, 0, math.inf, False
+
+    def calculate(self, *args, **kwargs):
+        Flaky.calls += 1
+        if Flaky.calls >= Flaky.broken_from or Flaky.every and Flaky.calls % Flaky.every == 0: raise CalculationFailed("no convergence of the SCF cycle")
+        super().calculate(*args, **kwargs)
+        if Flaky.single: self.results = {k: np.float32(v) for k, v in self.results.items()}
+
+
+def flaky(**how):
+    """Forget the calls, and fail in a new way."""
+    Flaky.calls, Flaky.every, Flaky.broken_from, Flaky.single = 0, 0, math.inf, False
+    for name, value in how.items(): setattr(Flaky, name, value)
+    return f"{__name__}:Flaky"
+
+
+@pytest.mark.parametrize("expert", ["step", "jump"])
+def test_a_failed_evaluation_ends_its_episode_and_not_the_run(tmp_path, expert, caplog):
+    settings = replace(SMALL, run=str(tmp_path / "run"), steps=96, calculator=flaky(every=7), expert=ExpertSettings(mode=expert), evaluation_interval=48, evaluation_starts=3)
+    run = train(settings, progress=False)
+    rows = Table.rows(run / "metrics.csv")
+    failed = [row for row in rows if int(row["failed"])]
+    assert len(rows) == 96 and len(failed) > 5 and (run / "policy.safetensors").exists()
+    assert "no convergence" in caplog.text
+    stopped = [row for row in rows if row["truncated"] == "1" and float(row["actual_move"]) == 0]
+    assert stopped and all(row["terminated"] == "0" and float(row["a_back"]) == 1 for row in stopped)
+    assert all(math.isfinite(float(row["reward"])) for row in rows)
+
+
+def test_numbers_of_single_precision_are_plain_floats(tmp_path):
+    run = train(replace(SMALL, run=str(tmp_path / "run"), steps=32, calculator=flaky(single=True)), progress=False)
+    resume(run, steps=48, progress=False, calculator=f"{__name__}:Flaky")
+    assert len(Table.rows(run / "metrics.csv")) == 48
+
+
+def test_a_broken_calculator_ends_the_run_with_a_sentence_and_a_checkpoint(tmp_path):
+    spec = flaky(broken_from=60)
+    settings = replace(SMALL, run=str(tmp_path / "run"), steps=400, calculator=spec, checkpoint_interval=1000, evaluation_interval=0)
+    with pytest.raises(CalculatorBroken, match="failed 10 times in a row; the last time: .*no convergence"): train(settings, progress=False)
+    reached = latest_t_total(settings.run)
+    assert reached > 40
+    flaky()
+    resume(settings.run, steps=reached + 16, progress=False, calculator=spec)
+    rows = Table.rows(Path(settings.run) / "metrics.csv")
+    assert [int(row["t_total"]) for row in rows] == list(range(1, reached + 17))
+
+
+def test_a_run_ends_with_an_evaluation_that_is_dropped_when_it_goes_on(tmp_path):
+    small = replace(SMALL, steps=40, evaluation_interval=16, evaluation_starts=2, checkpoint_interval=24)
+    whole = train(replace(small, run=str(tmp_path / "whole"), steps=64), progress=False)
+    parts = train(replace(small, run=str(tmp_path / "parts")), progress=False)
+    times = lambda run: sorted({int(row["t_total"]) for row in Table.rows(run / "evaluations.csv")})
+    frames = lambda run: sorted(int(path.stem[-8:]) for path in (run / "trajectories").glob("evaluation_*"))
+    assert times(parts) == frames(parts) == [16, 32, 40]
+    resume(parts, steps=64, progress=False)
+    assert times(parts) == frames(parts) == times(whole) == [16, 32, 48, 64]
+    assert (parts / "policy.safetensors").read_bytes() == (whole / "policy.safetensors").read_bytes()
+
+
+def test_what_a_killed_evaluation_left_goes_when_the_run_goes_on(tmp_path):
+    """Killed between the policy of an evaluation and the checkpoint after it, and before any of it."""
+    small = replace(SMALL, steps=48, evaluation_interval=16, evaluation_starts=2, checkpoint_interval=16)
+    whole = train(replace(small, run=str(tmp_path / "whole")), progress=False)
+    killed = tmp_path / "killed"
+    shutil.copytree(whole, killed)
+    for t in (48,): shutil.rmtree(checkpoints(killed)[t])
+    (killed / "checkpoints" / "latest").write_text("step_00000032")
+    actor, card = load_policy(killed / "policy.safetensors")
+    save_policy(killed / "policy.safetensors", actor, card | dict(t_total=4711))
+    rows = (killed / "evaluations.csv").read_text().splitlines()
+    (killed / "evaluations.csv").write_text("\n".join(rows[:4]) + "\n")  # the evaluation at 32 was broken off
+    resume(killed, progress=False)
+    for name in ("policy.safetensors", "evaluations.csv"): assert (killed / name).read_bytes() == (whole / name).read_bytes()

@@ -1,1 +1,22 @@
+"""Relax atomic structures in fewer force evaluations; the parts are in the modules."""
 __version__ = "0.1.0"
+
+
+def _one_thread_in_own_notebooks():
+    """Take one thread where `nbdev_test` runs this project's notebooks: it runs one on every core already.
+
+    nbdev reads no such setting, and the networks are so small that a second thread only waits. Nobody else's
+    process is touched: not a script, not a kernel, not the notebooks of a project that uses this package.
+    """
+    import os
+    from pathlib import Path
+
+    if "IN_TEST" not in os.environ or Path(__file__).parents[1] / "nbs" not in [Path.cwd(), *Path.cwd().parents]:
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that a notebook starts
+
+
+_one_thread_in_own_notebooks()

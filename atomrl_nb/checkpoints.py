@@ -9,7 +9,7 @@ __all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'DiskError', 'disk_errors
            'latest_t_total', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
 
 # %% ../nbs/08_checkpoints.ipynb #f9062668
-import csv, fcntl, hashlib, io, json, math, os, re, shutil, sys, time
+import csv, hashlib, io, json, math, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,12 @@ from safetensors.torch import load_file, save_file
 from .memory import ReplayMemory
 from .structures import InputError
 from .td3 import TD3Agent
+
+# %% ../nbs/08_checkpoints.ipynb #cc080002
+try: import fcntl
+except ImportError as error:
+    raise ImportError("Training and the commands of atomrl_nb need Linux or macOS, whose file locks they use: under Windows, work in WSL. "
+                      "Relaxing from Python with atomrl_nb.optimizer goes without.") from error
 
 # %% ../nbs/08_checkpoints.ipynb #c0a81f02
 class DiskError(OSError):

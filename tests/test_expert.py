@@ -195,3 +195,10 @@ def test_a_run_with_everything_on_trains(small):
                               td3=replace(small.td3, q_filter=True), memory=MemorySettings(expert_share=0.2, sampling="recent", n_step=2))
     assert made.agent.updates > 0 and all(np.isfinite(v) for v in rows[-1].values() if isinstance(v, float))
     assert any(0 < row.get("label_share", 0) <= 1 for row in rows)
+
+
+def test_success_does_not_count_what_the_expert_has_done(small):
+    """Every episode converges, by steps of the expert alone."""
+    made, rows = trainer_with(small, 3, expert=ExpertSettings(mode="jump", nfake=1.0, schedule="constant"))
+    assert all(row["terminated"] and row["expert"] for row in rows) and len({row["episode"] for row in rows}) == 12
+    assert made.success == 0.0

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ase.calculators.emt import EMT
 from safetensors.torch import load_file
 
 from atomrl_nb.coordinates import coordinates_of
@@ -14,12 +15,13 @@ from atomrl_nb.expert import fake_step
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.networks import Actor, NetworkSettings, relative_inputs, rms_force
 from atomrl_nb.learned import smallest_allowed
-from atomrl_nb.optimizer import RelaxMany, RLOptimizer, best_matrix
+from atomrl_nb.loop import LoopSearch, numbers_of, search_loop
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer, best_matrix, last_resort
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
 from atomrl_nb.learner import Trainer
 from atomrl_nb.evaluation import card_of
 from atomrl_nb.training import resume, train
-from atomrl_nb.trust import Trust
+from atomrl_nb.trust import Trust, best, evaluated, note
 
 
 def climb(planner, fmax):
@@ -174,6 +176,27 @@ def test_the_hand_over_goes_on_from_the_best_positions_and_evaluates_none_twice(
     np.testing.assert_allclose(visited[6], first, atol=1e-12)
 
 
+def test_the_last_resort_begins_with_what_planning_has_learnt():
+    atoms, trust = start_of("alloys8", 0.1), Trust()
+    for _ in range(3):
+        note(trust, evaluated(atoms))
+        atoms.positions += 0.02 * atoms.get_forces()
+    c, now = coordinates_of(atoms), evaluated(atoms)
+    learnt = best_matrix(c, trust, (trust.history[best(trust)], now))
+    np.testing.assert_array_equal(last_resort(atoms, c, trust, now).H0, learnt)
+    assert np.linalg.eigvalsh(learnt)[0] > 0 and np.ptp(np.linalg.eigvalsh(learnt)) > 1  # eV/Å²
+
+
+def test_an_unconverged_run_goes_back_to_its_best_point(monkeypatch):
+    monkeypatch.setattr("atomrl_nb.optimizer.propose", climb)
+    atoms = start_of("alloys8", 0.1)
+    start = atoms.positions.copy()
+    opt = RLOptimizer(atoms, policy="none", logfile=None)
+    assert not opt.run(0.01, 3) and opt.trust.rejected == [1, 2, 3]
+    np.testing.assert_allclose(atoms.positions, start, atol=1e-12)
+    assert atoms.get_potential_energy() == pytest.approx(opt.trust.history[0].energy)
+
+
 def test_maxstep_holds_before_and_after_the_hand_over(monkeypatch):
     for wrong in (False, True):
         if wrong:
@@ -300,3 +323,51 @@ def test_no_relative_force_is_longer_than_training_has_shown():
     forces[0] = 10.0
     _, vectors = relative_inputs(replace(graph, forces=forces), NetworkSettings())
     assert 3.99 < float(vectors.norm(dim=-1).max()) <= 4.0001
+
+
+def test_the_targets_follow_actor_and_critics_slowly(trainer):
+    """Each keeps the share `polyak` of itself at an update."""
+    agent = trainer.agent
+    agent.updates = agent.settings.policy_delay - 1  # the actor learns, too
+    parameters = lambda name: [p.detach().clone() for p in getattr(agent, name).parameters()]
+    before = {name: parameters(f"{name}_target") for name in ("actor", "critics")}
+    agent.update(sampled(trainer))
+    for name, old in before.items():
+        targets = parameters(f"{name}_target")
+        expected = [q.lerp(p, 1 - agent.settings.polyak) for q, p in zip(old, parameters(name))]
+        torch.testing.assert_close(targets, expected)
+        assert any((a != b).any() for a, b in zip(old, targets))
+
+
+def test_the_learning_rates_of_actor_and_critics_fall_together(trainer):
+    agent = trainer.agent
+    s = agent.settings = replace(agent.settings, anneal_steps=2 * trainer.t_total)
+    trainer.learn()
+    rates = [group["lr"] for name in agent.OPTIMIZERS for group in getattr(agent, name).param_groups]
+    np.testing.assert_allclose(rates, [0.51 * s.actor_lr, 0.51 * s.critic_lr])  # half of the way down to a fiftieth
+
+
+def test_an_episode_that_was_cut_off_gives_no_labels(small):
+    """Where it ended is no minimum."""
+    trainer = Trainer(replace(small, environment=replace(small.environment, fmax=1e-9, max_steps=2)), load("alloys4"))
+    trainer.begin()
+    finished = [row for _ in range(4) for row in trainer.round()[1]]
+    assert len(finished) == 8 and not any(row["terminated"] for row in finished)
+    assert len(trainer.memory) == 16 and not trainer.memory.storage["has_target"].any()
+
+
+@pytest.mark.parametrize("factor, taken", [(2.0, False), (1.0, False), (0.5, True)])
+def test_a_found_loop_is_taken_only_where_it_is_better(monkeypatch, factor, taken):
+    """Judged beside the old numbers, on starts that the search has not seen."""
+    policy, settings = (planner(), {}), LoopSearch(budget=200, population=4, elites=2, n_starts=2)
+    old = numbers_of(policy)
+
+    def evaluations(other, starts, *_):
+        fresh = len(starts) == 2 * settings.n_starts
+        return [10 * factor if fresh and numbers_of(other) != old else 10] * len(starts)
+
+    monkeypatch.setattr("atomrl_nb.loop.evaluations_of", evaluations)
+    found = search_loop(policy, lambda rng: start_of(), EMT, settings)
+    assert len(found.generations) == 2 and found.taken == taken
+    assert found.old == [10] * 4 and found.new == [10 * factor] * 4
+    assert (found.numbers == old) != taken

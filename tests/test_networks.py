@@ -14,6 +14,7 @@ from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.hessian import saddle_free_step
 from atomrl_nb.networks import (REFERENCE, Actor, Critic, Network, NetworkSettings, PlainNetwork, TwinCritics,
                                 assert_consistent, from_reference, load_reference_checkpoint)
+from atomrl_nb.planning import PlanSettings, plan
 from atomrl_nb.potential import EnergyModel, Moved
 from atomrl_nb.structures import InputError, calculator, load, perturb
 
@@ -216,3 +217,13 @@ def test_bad_input_of_networks(tmp_path):
     (tmp_path / "other.pt").write_bytes(b"no pickle")
     for path in (tmp_path / "other.pt", tmp_path / "missing.pt"):
         with pytest.raises(InputError, match=path.name): load_reference_checkpoint(path)
+
+
+def test_a_plan_stays_within_its_reach():
+    """Its sub-steps alone would go farther."""
+    torch.manual_seed(0)
+    graph = with_forces(perturb(load("cuau4")[0], 0.3, seed=0))
+    local = Actor(NetworkSettings(channels=4, head="potential")).local_energy(graph)
+    for reach in (0.1, 0.3):
+        moves = plan(local, graph.forces, PlanSettings(reach=reach)).displacement.norm(dim=1)
+        assert moves.max().item() == pytest.approx(reach, abs=1e-4)

@@ -75,3 +75,14 @@ def test_the_experiment_in_its_quick_form():
     done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_search.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.stdout.count("LJ7") == 6 and before == file.read_bytes()
+
+
+def test_a_crystal_is_known_wherever_its_cell_begins():
+    """Distances are those to the nearest image."""
+    crystal = perturb(load("alloys8")[0], 0.3, seed=0)
+    shifted = crystal.copy()
+    shifted.positions += 0.6 * crystal.cell[0] + 0.3 * crystal.cell[2]
+    shifted.wrap()
+    moves = shifted.positions - crystal.positions
+    assert np.abs(moves - moves[0]).max() > 1  # some atoms are wrapped, others are not
+    np.testing.assert_allclose(fingerprint(shifted), fingerprint(crystal), atol=1e-9)

@@ -334,3 +334,23 @@ def test_what_a_killed_evaluation_left_goes_when_the_run_goes_on(tmp_path):
     (killed / "evaluations.csv").write_text("\n".join(rows[:4]) + "\n")  # the evaluation at 32 was broken off
     resume(killed, progress=False)
     for name in ("policy.safetensors", "evaluations.csv"): assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+class Spoilt(BaseCallback):
+    """Make the actor useless from some step on: it moves nothing."""
+
+    def __init__(self, t_total): self.t_total = t_total
+    def on_step(self, loop):
+        if loop.trainer.t_total >= self.t_total:
+            with torch.no_grad(): [p.zero_() for p in loop.trainer.agent.actor.parameters()]
+
+
+@pytest.mark.parametrize("spoilt_at, offered", [(24, 20), (48, 40)])
+def test_a_later_evaluation_is_offered_only_where_it_is_no_worse(tmp_path, spoilt_at, offered):
+    still, loose = replace(SMALL.td3, actor_lr=1e-12), replace(SMALL.environment, fmax=1.0)
+    settings = replace(SMALL, run=str(tmp_path / "run"), td3=still, environment=loose)
+    run = train(settings, progress=False, callbacks=[Spoilt(spoilt_at)])
+    found = scores(run)
+    assert list(found) == [20, 40] and (found[40] > found[20]) == (spoilt_at == 24)
+    actor, card = load_policy(run / "policy.safetensors")
+    assert card["t_total"] == offered and any(p.any() for p in actor.parameters())

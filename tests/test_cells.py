@@ -7,16 +7,17 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import (FixAtoms, FixBondLengths, FixCartesian, FixCom, FixedLine, FixedPlane, FixInternals, FixScaled, FixSymmetry,
-                             Hookean)
+from ase.constraints import (FixAtoms, FixBondLengths, FixCartesian, FixCom, FixConstraint, FixedLine, FixedPlane,
+                             FixInternals, FixScaled, FixSymmetry, Hookean)
 from ase.filters import ExpCellFilter, Filter, FrechetCellFilter, StrainFilter, UnitCellFilter
 from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.units import GPa
 
-from atomrl_nb.coordinates import coordinates_of
-from atomrl_nb.optimizer import RelaxMany, RLOptimizer
-from atomrl_nb.planner import lowest_curvature
+from atomrl_nb.coordinates import LEVER, asked, coordinates_of
+from atomrl_nb.learned import find_policy
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer, of_filter
+from atomrl_nb.planner import STRAINED, lowest_curvature
 from atomrl_nb.structures import CountedCalculator, InputError, calculator
 from atomrl_nb.walk import largest
 
@@ -287,3 +288,80 @@ def test_a_flat_molecule_stays_flat_under_small_forces(noise):
         evaluations[optimizer] = calc.calls
         assert np.ptp(atoms.positions[:, calc.across]) < 0.03
     assert evaluations[RLOptimizer] <= evaluations[BFGS]
+
+
+@pytest.mark.parametrize("options", [{}, dict(scalar_pressure=20 * GPa), dict(mask=[1, 1, 0, 0, 0, 1]),
+                                     dict(constant_volume=True)])
+def test_the_forces_on_the_coordinates_are_minus_the_gradient_of_the_enthalpy(options):
+    """Along random directions that are allowed, at a strain and displacements that are not small."""
+    atoms, rng = strained(), np.random.default_rng(0)
+    atoms.set_constraint([FixAtoms([0]), FixedPlane(1, (1, 1, 0))])
+    c = coordinates_of(FrechetCellFilter(atoms, **options))
+
+    def ask(x):
+        there = c.atoms.copy()
+        there.set_constraint()
+        there.calc = EMT()
+        there.set_cell(c.place(x).cell)
+        there.positions = c.place(x).positions
+        return asked(there, c.place(x))
+
+    def direction():
+        moves, strain = rng.normal(size=12), rng.normal(size=(3, 3))
+        return np.concatenate([c.moves @ moves, c.strains @ (strain + strain.T).ravel()]).reshape(-1, 3)
+
+    x = c.of(atoms) + 0.1 * direction()
+    for d in (direction() for _ in range(4)):
+        (above, _), (below, _) = ask(x + 1e-4 * d), ask(x - 1e-4 * d)
+        np.testing.assert_allclose(ask(x)[1] @ d.ravel(), -(above - below) / 2e-4, rtol=1e-4, atol=1e-4)
+
+
+def test_no_step_strains_the_cell_by_more_than_a_few_per_cent():
+    """Also where a policy may move atoms by more than an Å."""
+    atoms, (actor, card) = bulk("Cu", cubic=True), find_policy("fcc-alloys")
+    atoms.set_cell(atoms.cell.array * 1.15, scale_atoms=True)
+    atoms.rattle(0.05, seed=0)
+    atoms.calc = EMT()
+    opt = RLOptimizer(FrechetCellFilter(atoms), (actor, card | dict(loop=dict(reach=1.2))), logfile=None)
+    assert opt.run(0.01, 40) and opt.trust.settings.first > STRAINED * LEVER
+    points = [e.positions for e in opt.trust.history]
+    steps = [largest(b[4:] - a[4:]) for a, b in zip(points, points[1:])]
+    assert max(steps) == pytest.approx(STRAINED * LEVER)
+
+
+def test_the_last_resort_gets_curvatures_in_the_units_of_its_filter():
+    target = FrechetCellFilter(strained())
+    c, matrix = coordinates_of(target), of_filter(target, np.eye(21))
+    np.testing.assert_array_equal(matrix[:12, :12], np.eye(12))
+    strain = 0.01 * target.exp_cell_factor * np.diag([1.0, 0, 0])  # as the filter counts it
+    target.set_positions(target.get_positions() + np.vstack([np.zeros((4, 3)), strain]))
+    ours = c.of(target.atoms)[-3:]
+    assert strain.ravel() @ matrix[-9:, -9:] @ strain.ravel() == pytest.approx((ours**2).sum(), rel=1e-6) and ours.any()
+
+
+def test_a_plan_keeps_bond_lengths_that_must_stay():
+    atoms = ethanol()
+    free, old = coordinates_of(atoms), atoms.positions.copy()
+    atoms.set_constraint(FixBondLengths([(0, 1), (2, 3)]))
+    c, x = coordinates_of(atoms), old + np.random.default_rng(0).normal(0, 0.1, old.shape)
+    length = lambda positions, i, j: np.linalg.norm(positions[i] - positions[j])
+    for pair in ((0, 1), (2, 3)):
+        assert abs(length(x, *pair) - length(old, *pair)) > 1e-3
+        assert abs(length(c.corrected(x, old), *pair) - length(old, *pair)) < 1e-6
+    assert free.corrected(x, old) is x
+
+
+class OfSomebody(FixConstraint):
+    """A constraint that planning does not know: the first atom stays."""
+    def adjust_positions(self, atoms, new): new[0] = atoms.positions[0]
+    def adjust_forces(self, atoms, forces): forces[0] = 0.0
+    def get_removed_dof(self, atoms): return 3
+
+
+def test_a_constraint_that_planning_does_not_know_is_handed_over():
+    atoms = ethanol()
+    atoms.set_constraint(OfSomebody())
+    atoms.calc, start = EMT(), atoms.positions.copy()
+    opt = RLOptimizer(atoms, "none", logfile=None)
+    assert opt.run(0.01, 200) and opt.handed_over == "planning does not know the constraint OfSomebody"
+    np.testing.assert_array_equal(atoms.positions[0], start[0])

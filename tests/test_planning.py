@@ -1,5 +1,6 @@
 """Planning for any calculator: each test fails when the mechanism it names is taken out."""
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,16 @@ from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 
 from atomrl_nb.coordinates import coordinates_of
-from atomrl_nb.error_model import ErrorModel, fit, fit_linear
+from atomrl_nb.error_model import ErrorModel, ErrorSettings, covariance, fit, fit_linear, log_evidence
 from atomrl_nb.force_field import anchored, force_field, hessian
 from atomrl_nb.internals import Measured, find_internals
-from atomrl_nb.learned import find_policy
+from atomrl_nb.learned import away_from_home, choose_policy, find_policy
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
-from atomrl_nb.planner import Planner
+from atomrl_nb.planner import Planner, options, propose, settled
 from atomrl_nb.structures import CountedCalculator, InputError, calculator, load, perturb, random_cluster
 from atomrl_nb.suites import Scaled, replay
 from atomrl_nb.trust import Evaluation, Trust, best, evaluated, note, refuses
-from atomrl_nb.walk import largest
+from atomrl_nb.walk import Surrogate, Walk, largest, walk
 
 
 def crystal(seed=0, amplitude=0.1):
@@ -73,6 +74,28 @@ def test_the_best_point_is_never_a_refused_one():
     for x, force, energy in ((0.0, 2.0, 0.0), (0.2, 0.1, 1.0), (0.1, 1.0, -0.5)):
         note(trust, point(x, force, energy))
     assert trust.rejected == [1] and best(trust) == 2
+
+
+def test_among_points_of_the_same_energy_the_best_has_the_smallest_force():
+    trust = Trust(history=[point(0.0, 0.1, 0.0), point(0.1, 2.0, -5e-4), point(0.2, 1.0, 0.5)])
+    assert best(trust) == 0
+    trust.history.append(point(0.3, 3.0, -0.1))
+    assert best(trust) == 3
+    assert best(Trust(history=trust.history[:3], rejected=[0])) == 1  # never a refused one
+
+
+def test_a_refused_move_cuts_the_trust_radius_to_a_third_of_it():
+    trust = Trust(radius=0.6)
+    for x, energy in ((0.0, 0.0), (0.3, 1.0)): note(trust, point(x, 1.0, energy))
+    assert trust.rejected == [1] and trust.radius == pytest.approx(0.1)
+
+
+def test_planning_is_given_up_after_refusals_and_without_progress():
+    refused, idle = Trust(), Trust()
+    said = [note(refused, point(0.3 * (k > 0), 1.0, float(k > 0))) for k in range(6)]
+    assert said == [""] * 5 + ["5 moves in a row were refused"]
+    said = [note(idle, point(0.2 * k, 1.0, -1e-4 * k)) for k in range(16)]
+    assert said == [""] * 15 + ["there was no progress in 15 evaluations"] and not idle.rejected
 
 
 def test_single_precision_and_flat_forces_become_plain_numbers():
@@ -297,8 +320,12 @@ def test_a_restart_file_belongs_to_one_structure(tmp_path):
     surrogate = CountedCalculator(Scaled(EMT(), 0.8))
     opt = RLOptimizer(again, surrogate=surrogate, logfile=None, restart=tmp_path / "r.json")
     assert len(opt.trust.history) == 2 and len(opt.planner.surrogate.seen) == 2 and surrogate.evaluations == 0
-    with pytest.raises(InputError, match="another structure"):
-        RLOptimizer(other, logfile=None, restart=tmp_path / "r.json")
+    wider, gold = crystal(1), crystal(1)
+    wider.set_cell(1.01 * wider.cell.array)
+    gold.symbols[0] = "Au"
+    for stranger in (other, wider, gold):
+        with pytest.raises(InputError, match="another structure"):
+            RLOptimizer(stranger, logfile=None, restart=tmp_path / "r.json")
 
 
 def test_no_point_is_evaluated_twice():
@@ -379,3 +406,207 @@ def test_tight_targets_are_reached_with_a_policy():
         opt = RLOptimizer(atoms, policy, logfile=None)
         assert opt.run(1e-6, 60) and not opt.handed_over, opt.stopped or opt.handed_over
         assert len(opt.trust.history) <= 10
+
+
+# --- how far
+
+@pytest.mark.parametrize("reach", [0.05, 0.1])
+def test_no_move_is_longer_than_the_reach_in_the_card(reach):
+    actor, card = find_policy("fcc-alloys")
+    atoms = crystal(2, 0.2)
+    opt = RLOptimizer(atoms, (actor, card | dict(loop=dict(reach=reach))), logfile=None)
+    opt.run(0.01, 3)
+    moves = [largest(b.positions - a.positions) for a, b in zip(opt.trust.history, opt.trust.history[1:])]
+    assert opt.trust.settings.widest == reach and len(moves) == 3 and max(moves) == pytest.approx(reach)
+
+
+class Valley:
+    """A harmonic energy about the origin."""
+
+    name = "a valley"
+
+    def energy_forces(self, x):
+        return float((x**2).sum()) / 2, -x.ravel()
+
+
+@pytest.mark.parametrize("radius", [0.3, np.array([0.1, 0.5]), 10.0])
+def test_a_walk_ends_within_its_radius(radius):
+    start = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    end = walk(Valley(), lambda x: x, start, lambda f: f, radius, 0.01)
+    share = (np.linalg.norm(end.positions - start, axis=1) / radius).max()
+    assert share == pytest.approx(1.0) if np.max(radius) < 1 else largest(end.positions) < 0.01
+    assert end.energy < 0
+
+
+def test_a_walk_does_not_go_uphill():
+    """Where the forces lie, it stays."""
+    class Uphill(Valley):
+        def energy_forces(self, x): return super().energy_forces(x)[0], x.ravel()
+
+    start = np.ones((2, 3))
+    end = walk(Uphill(), lambda x: x, start, lambda f: f, 1.0, 0.01)
+    assert end.steps == 0 and end.energy == 0.0
+    np.testing.assert_array_equal(end.positions, start)
+
+
+def test_soft_forces_make_short_moves():
+    """A surrogate that is flat would walk to the trust radius."""
+    atoms = crystal(1, 0.02)
+    planner = Planner(atoms, Surrogate(coordinates_of(atoms), Scaled(EMT(), 1e-4)))
+    now = evaluated(atoms)
+    now.forces, now.fmax = now.forces * 0.01 / now.fmax, 0.01
+    planner.note(now)
+    planner.settings = replace(planner.settings, credit=1e6, refuted=np.inf)
+    move = largest(propose(planner, 1e-4) - now.positions)
+    assert move == pytest.approx(0.01 / planner.trust.settings.soft + 0.02) and move < planner.trust.radius / 2
+
+
+class Pulled(EMT):
+    """Two atoms that are pushed apart, or together where `force` is negative, whatever their distance."""
+    force = 1.0
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        apart = self.atoms.positions[1] - self.atoms.positions[0]
+        length = np.linalg.norm(apart)
+        pull = self.force * apart / length
+        energy = -self.force * length
+        self.results |= dict(energy=energy, free_energy=energy, forces=np.array([-pull, pull]))
+
+
+@pytest.mark.parametrize("force", [2.0, -2.0])
+def test_a_surrogate_that_breaks_or_fuses_bonds_does_not_move_the_start(force):
+    atoms, surrogate = Atoms("Cu2", [[0, 0, 0], [2.3, 0, 0]]), Pulled()
+    surrogate.force = force
+    known = Surrogate(coordinates_of(atoms), surrogate)
+    np.testing.assert_array_equal(settled(Planner(atoms, known), atoms.positions, 0.01), atoms.positions)
+    assert known.calls > 3
+
+
+# --- where policies are at home
+
+@pytest.mark.parametrize("symbols, strange", [("Cu4", ""), ("Cu2Au2", ""), ("CuAu3", "75%"), ("Au4", "100%")])
+def test_more_than_half_of_the_atoms_must_have_surroundings_as_in_training(symbols, strange):
+    atoms = bulk("Cu", cubic=True)
+    atoms.symbols = Atoms(symbols).symbols
+    assert strange in away_from_home(atoms, dict(elements=["Au", "Cu"], coordination=dict(Cu=[12, 12], Au=[1, 2])))
+    assert bool(strange) == ("surroundings" in away_from_home(atoms, dict(coordination=dict(Cu=[12, 12], Au=[1, 2]))))
+
+
+def test_a_policy_that_failed_half_of_its_own_tests_begins_carefully():
+    assert "40%" in away_from_home(crystal(), dict(success=0.4)) and not away_from_home(crystal(), dict(success=0.6))
+
+
+@pytest.mark.parametrize("symbols, chosen", [("Cu4", "copper"), ("Cu2O2", "copper"), ("CuO3", ""), ("O4", "")])
+def test_a_policy_is_chosen_where_it_knows_half_of_the_atoms(symbols, chosen):
+    atoms = bulk("Cu", cubic=True)
+    atoms.symbols = Atoms(symbols).symbols
+    assert choose_policy(atoms, {"copper": (None, dict(elements=["Cu"], coordination=dict(Cu=[1, 12])))}) == chosen
+
+
+# --- the process
+
+def learned(noise=0.0, n=4):
+    """A planner after some evaluations of a crystal, with noise on the forces."""
+    planner, rng = Planner(crystal()), np.random.default_rng(0)
+    start = crystal().positions
+    for k in range(n):
+        atoms = crystal()
+        atoms.positions = start + 0.03 * k * rng.normal(size=start.shape)
+        now = evaluated(atoms)
+        now.forces = now.forces + rng.normal(0, noise, now.forces.shape)
+        planner.note(now)
+    return planner
+
+
+def test_measured_noise_weakens_what_was_seen():
+    planner = learned()
+    assert options(planner, 0.01)[0].learnt.noise == pytest.approx(3e-4)
+    planner.trust.measured = 0.02
+    assert options(planner, 0.01)[0].learnt.noise == 0.02
+
+
+def test_an_evaluation_beyond_all_measure_teaches_nothing():
+    planner = learned()
+    seen = [options(planner, 0.01)[0].learnt.phi.shape[0]]
+    planner.trust.history[1].fmax *= 1e4
+    seen.append(options(planner, 0.01)[0].learnt.phi.shape[0])
+    assert seen == [4, 3]
+
+
+def test_the_most_probable_process_is_taken():
+    """Among its ranges, curvatures and shares."""
+    planner, chosen = learned(), [3, 0, 1, 2]
+    options(planner, 0.01)
+    errors = np.stack([planner.trust.history[k].forces.ravel() for k in chosen])
+    settings = ErrorSettings(shares=(0.01, 0.3), curvatures=(0.01, 4.0), ranges=(0.27, 2.7))
+    alone = [replace(settings, shares=(share,), curvatures=(curvature,), ranges=(reach,)) for share in settings.shares
+             for curvature in settings.curvatures for reach in settings.ranges]
+
+    def evidence(settings):
+        f = fit(planner.errors, chosen, errors, settings)
+        return log_evidence(covariance(planner.errors, chosen, f.reach, f.variance, f.share, f.noise), errors.ravel())
+
+    found = [evidence(s) for s in alone]
+    assert evidence(settings) == pytest.approx(max(found)) and max(found) > min(found) + 10
+
+
+def test_clean_forces_speak_against_noise_and_noisy_ones_for_it():
+    for noise, found in ((0.0, 3e-4), (0.02, 0.02)):
+        planner, chosen = learned(noise), [3, 0, 1, 2]
+        options(planner, 0.01)
+        seen = [planner.trust.history[k] for k in chosen]
+        springs = [planner.springs.energy_forces(planner.measure(e.positions))[1] for e in seen]
+        wrong = np.stack([e.forces.ravel() - pull for e, pull in zip(seen, springs)])
+        assert fit(planner.errors, chosen, wrong, doubtful=True).noise == found
+        assert fit(planner.errors, chosen, wrong).noise == 3e-4
+
+
+def test_alike_bonds_learn_from_one_another():
+    """What was seen at one bond of water is expected at the other."""
+    def water(*stretched):
+        atoms = molecule("H2O")
+        for k in stretched: atoms.positions[k] += 0.1 * along(atoms, k)
+        return atoms
+
+    along = lambda atoms, k: (atoms.positions[k] - atoms.positions[0]) / atoms.get_distance(0, k)
+    atoms = water()
+    internals = find_internals(atoms)
+    measure = lambda there: Measured(internals, coordinates_of(atoms).place(there.positions))
+    model = ErrorModel(atoms, internals, force_field(internals, atoms.numbers, measure(atoms)).constants)
+    for there in (water(), water(1)): model.add(measure(there))
+    errors = np.zeros((2, 3, 3))
+    errors[1, 1] = -2.0 * along(water(1), 1)  # eV/Å
+    errors[1, 0] = -errors[1, 1]
+    expected = fit(model, [0, 1], errors.reshape(2, 9)).energy_forces(measure(water(2)))[1].reshape(3, 3)
+    assert -2.0 < expected[2] @ along(water(2), 2) < -1.0
+
+
+def test_a_surrogate_has_credit_until_its_first_forces_are_found_wrong():
+    for factor, believed in ((0.6, True), (-1.0, False)):
+        atoms = crystal()
+        known = Surrogate(coordinates_of(atoms), Scaled(EMT(), factor))
+        planner = Planner(atoms, known)
+        planner.note(evaluated(atoms))
+        assert (options(planner)[0].known is known) == believed
+
+
+def test_nothing_is_proposed_where_the_noise_is_larger_than_what_is_expected():
+    planner = learned()
+    anchor = planner.trust.history[planner.trust.anchor]
+    assert largest(propose(planner, 0.01) - anchor.positions) > 0.01 and planner.at_noise == ""
+    planner.trust.measured = 10 * anchor.fmax
+    np.testing.assert_array_equal(propose(planner, 0.01), anchor.positions)
+    assert "the forces are at the noise" in planner.at_noise
+
+
+@pytest.mark.parametrize("known", [0, 1, 3])
+def test_a_place_that_is_known_is_not_proposed_again(monkeypatch, known):
+    """Where the walk ends at one, a short step of the springs is taken, of which nothing is forecast."""
+    planner = learned()
+    trust = planner.trust
+    anchor, end = trust.history[trust.anchor], trust.history[known]
+    monkeypatch.setattr("atomrl_nb.planner.walk", lambda *_: Walk(end.positions, end.forces.ravel(), -1.0, 1))
+    proposed = propose(planner, 0.01)
+    assert 1e-3 < largest(proposed - anchor.positions) <= trust.radius / 3 + 1e-9 and trust.forecast is None
+    assert min(largest(proposed - e.positions) for e in trust.history) > 1e-3

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from atomrl_nb.checkpoints import (TENSORS, DiskError, Table, _seal, checkpoints, digest, find_checkpoint, latest_t_total, load_checkpoint,
-                                   only_writer, read_run, read_state, save_checkpoint)
+                                   only_writer, read_run, read_state, save_checkpoint, write_text)
 from atomrl_nb.cli import train_main
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import InputError
@@ -247,3 +247,22 @@ def test_twenty_kills(tmp_path):
     assert code == 0 and found["kills"] == found["resumed"] == found["exact"] == 20, said
     assert found["most_lost"] <= found["checkpoint_interval"] + found["n_envs"]
     assert {t["kind"] for t in found["trials"]} == {"moment", "call", "half a file"}
+
+
+def test_a_text_file_is_there_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "control.json"
+    write_text(path, "before")
+    with small_disk(100), pytest.raises(DiskError, match="make room"): write_text(path, 1000 * "after")
+    assert path.read_text() == "before"
+    write_text(path, "after")
+    assert path.read_text() == "after" and [p.name for p in tmp_path.iterdir()] == ["control.json"]
+
+
+@pytest.mark.parametrize("name, value", [("owed_updates", 0.25), ("success", 1.0)])
+def test_a_state_that_was_changed_by_hand_is_refused(run, name, value):
+    """It is valid JSON, and its seal is broken."""
+    path = run / "checkpoints" / "step_00000048" / "state.json"
+    state = json.loads(path.read_text())
+    assert state[name] != value
+    path.write_text(json.dumps(state | {name: value}))
+    with pytest.raises(InputError, match="state.json is not as it was written"): read_state(path.parent)

@@ -11,7 +11,7 @@ READY := $(VENV)/installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest test-browser check docs lab export outputs readme clean
+.PHONY: help demo test test-slow test-oldest test-browser check mutate docs lab export outputs readme clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -34,6 +34,9 @@ test-browser: $(READY)  ## 3-D views in Chromium: on the built site without a ne
 
 check: $(READY)  ## everything that CI checks
 	@$(PYTHON) tools/check.py
+
+mutate: $(READY)  ## change the code on purpose, and name the changes that no test notices (some ten minutes)
+	@$(PYTHON) tools/mutate.py
 
 docs: $(READY)  ## build the site into _docs/
 	$(PYTHON) tools/docs.py

@@ -1,4 +1,5 @@
 """The long measurements in their quick form."""
+import importlib.util
 import os
 import subprocess
 import sys
@@ -44,3 +45,62 @@ def test_an_experiment_in_its_quick_form(name, options, said, times):
     done = subprocess.run([sys.executable, str(ROOT / "tools" / f"experiment_{name}.py"), *options, "--quick"], cwd=ROOT, capture_output=True, text=True,
                           check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.stdout.count(said) == times and before == file.read_bytes()
+
+
+@pytest.fixture
+def mutate(monkeypatch):
+    """The tool that changes the code on purpose."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets, too
+    spec = importlib.util.spec_from_file_location("mutate", ROOT / "tools" / "mutate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_mutation_finds_its_text_and_its_tests(mutate):
+    """Else it would rot unseen: where a line has gone, its successor is mutated."""
+    names = [m.name for m in mutate.MUTATIONS]
+    assert len(set(names)) == len(names) > 50
+    for m in mutate.MUTATIONS:
+        (path, text), = mutate.mutated(ROOT, m).items()
+        compile(text, path, "exec")
+        assert text != path.read_text()
+        for test in m.tests.split():
+            file, name = test.split("::")
+            assert f"def {name.split('[')[0]}(" in (ROOT / "tests" / file).read_text()
+
+
+TEST = "test_planning.py::test_a_rise_of_the_energy_is_refused_even_where_the_force_falls"
+
+
+@pytest.mark.parametrize("old, answer, said", [
+    ("rise > trust.slack or\n trebled", 1, "noticed"), ("rise>trust.slack or trebled", 0, "SURVIVED"),
+    ("rise > trust.slack or trebled", 2, "FAILED"), ("rise > trust.slack or trebled", None, "FAILED"),
+    ("rise > trust.slackness", 1, "NOT FOUND"), ("trust.slack", 1, "NOT FOUND")])
+def test_a_mutation_that_survives_or_is_not_found_is_an_error(mutate, monkeypatch, capsys, old, answer, said):
+    """The answer is the exit code of pytest."""
+    def tested(copy, tests):
+        assert "return trebled and rise" in (copy / "atomrl_nb" / "trust.py").read_text() and tests == [TEST]
+        return answer, ""
+
+    monkeypatch.setattr(mutate, "MUTATIONS", [mutate.Mutation("a change", "t*st.py", old, "trebled", TEST)])
+    monkeypatch.setattr(mutate, "passed", lambda mutations: True)
+    monkeypatch.setattr(mutate, "tested", tested)
+    noticed = said == "noticed"
+    assert mutate.main([]) == 1 - noticed
+    out = capsys.readouterr().out
+    assert f"a change: {said}" in out and f"{int(noticed)} of 1 mutations" in out
+    assert ("not: a change" in out) != noticed
+
+
+def test_one_mutation_is_noticed():
+    """Without it the same test passes, also in the copy."""
+    command = [sys.executable, str(ROOT / "tools" / "mutate.py"), "refused by the force alone"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "1 of 1 mutations were noticed" in done.stdout, done.stdout + done.stderr
+
+
+def test_tests_that_fail_without_any_mutation_are_said(mutate, monkeypatch, capsys):
+    monkeypatch.setattr(mutate, "tested", lambda copy, tests: (1, "one failed"))
+    assert mutate.main(["refused by the force alone"]) == 1
+    assert "Without any mutation the tests fail:\none failed" in capsys.readouterr().out

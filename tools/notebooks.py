@@ -27,7 +27,7 @@ PRELOAD = ["nbdev.test", "matplotlib.pyplot", "torch", "e3nn.o3", "ase"]  # load
 WORKERS, TIMEOUT = 2, 1200  # notebooks at a time, seconds for one notebook
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-VIEW = '<div class="atomrl-view">'  # a 3-D view, which is a picture though it is written as HTML
+VIEW = re.compile(r'<div class="atomrl-view">.*?<script type="application/json">(.*?)</script></div>', re.DOTALL)  # a picture, though HTML
 
 
 def execute(path, answer):
@@ -102,8 +102,25 @@ def texts(outputs):
     lines = []
     for out in outputs:
         for kind, value in sorted(out.get("data", {"text/plain": out.get("text", "")}).items()):
-            lines += ["".join(value)] if kind.startswith("text/") and not "".join(value).startswith(VIEW) else [f"[{kind}]"]
+            lines.append(VIEW.sub("[3-D view]", "".join(value)) if kind.startswith("text/") else f"[{kind}]")
     return "\n".join(lines)
+
+
+def volatile(cell):
+    """Say whether a code cell may print something else each time."""
+    return bool(re.match(r"\s*#\|\s*volatile", "".join(cell["source"])))
+
+
+def htmls(cell):
+    """Yield each HTML output of a cell."""
+    for out in cell.get("outputs", []):
+        yield "".join(out.get("data", {}).get("text/html", ""))
+
+
+def formats(cell):
+    """Return which fields each 3-D view of a cell has: a page's script draws no view of an older format."""
+    scenes = [json.loads(scene) for text in htmls(cell) for scene in VIEW.findall(text)]
+    return [(sorted(scene), sorted(scene["trajectories"][0])) for scene in scenes]
 
 
 def same(old, new):
@@ -120,7 +137,11 @@ def same(old, new):
 def differences(saved, fresh):
     """Yield a readable difference for every cell whose fresh text no longer agrees with the saved one."""
     for old, new in zip(saved["cells"], fresh["cells"]):
-        if old["cell_type"] != "code" or re.match(r"\s*#\|\s*volatile", "".join(old["source"])):
+        if old["cell_type"] != "code":
+            continue
+        if formats(old) != formats(new):
+            yield f"  cell {old['id']}: the format of its 3-D view is no longer the one that is drawn"
+        if volatile(old):
             continue
         a, b = texts(old["outputs"]), texts(new["outputs"])
         if not same(a, b):
@@ -129,13 +150,18 @@ def differences(saved, fresh):
 
 
 def pictures(nb):
-    """Return every picture of a notebook, to see whether one has changed."""
-    return [value for cell in nb["cells"] for out in cell.get("outputs", [])
-            for kind, value in out.get("data", {}).items() if kind.startswith("image/") or "".join(value).startswith(VIEW)]
+    """Return every picture of a notebook, to see whether one has changed; 3-D views of volatile cells always have."""
+    images = [value for cell in nb["cells"] for out in cell.get("outputs", [])
+              for kind, value in out.get("data", {}).items() if kind.startswith("image/")]
+    lasting = [cell for cell in nb["cells"] if cell["cell_type"] == "code" and not volatile(cell)]
+    return images, [scene for cell in lasting for text in htmls(cell) for scene in VIEW.findall(text)]
 
 
-def handle(path, check, save):
-    """Run one notebook, check or save its outputs, print how it went; return whether all is well."""
+def handle(path, check, save, named=False):
+    """Run one notebook, check or save its outputs, print how it went; return whether all is well.
+
+    One that is `named` is saved in any case: what its volatile cells print now belongs to what they say now.
+    """
     from execnb.nbio import write_nb
 
     outputs, error, seconds = run(path)
@@ -147,7 +173,7 @@ def handle(path, check, save):
             del cell["outputs"]
     clean(fresh)
     changes = list(differences(saved, fresh)) if check or save else []
-    write = save and not error and (changes or pictures(saved) != pictures(fresh))
+    write = save and not error and (named or changes or pictures(saved) != pictures(fresh))
     if write:
         write_nb(fresh, path)
     verdict = "FAILED" if error else "saved" if write else "OUTDATED" if check and changes else "ok"
@@ -165,13 +191,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--test", action="store_true", help="fail on any exception, as every mode does (the default)")
     parser.add_argument("--check", action="store_true", help="fail where a saved text output is no longer current")
-    parser.add_argument("--save", action="store_true", help="save the outputs of notebooks where one has changed")
+    parser.add_argument("--save", action="store_true", help="save the outputs of notebooks where one has changed, and of all that are named")
     parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to run (all of nbs/)")
     args = parser.parse_args()
     paths = [path.resolve() for path in args.notebooks or sorted(nbglob(ROOT / "nbs", as_path=True))]
     CONTEXT.set_forkserver_preload(PRELOAD)
     with ThreadPoolExecutor(WORKERS) as pool:
-        fine = list(pool.map(lambda path: handle(path, args.check, args.save), paths))
+        fine = list(pool.map(lambda path: handle(path, args.check, args.save, bool(args.notebooks)), paths))
     print(f"{len(paths)} notebooks, {fine.count(False)} with problems")
     return fine.count(False) > 0
 

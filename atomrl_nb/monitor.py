@@ -8,7 +8,7 @@ __all__ = ['BLUE', 'BLACK', 'ORANGE', 'INDICATORS', 'COLORS', 'NAMES', 'SHARE', 
 
 # %% ../nbs/11a_monitor.ipynb #a11a0004
 import csv, html, io, json, math, os, threading, time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,22 +48,6 @@ class Progress:
     fmax: float = math.nan  # median after the last steps [eV/Å]
     numbers: dict | None = None  # in force now: the names in `HELD`
 
-def progress(
-    run: str | Path,  # run folder
-) -> Progress:
-    "Tell how far a run is, and whether it goes on."
-    config, wishes, path = json.loads((Path(run)/"config.json").read_text(encoding="utf-8")), _followed(run), Path(run)/"metrics.csv"
-    rows = tail(path) if path.exists() else []
-    t, numbers = int(rows[-1]["t_total"]) if rows else 0, _numbers(run, config, rows)
-    state = ("paused" if wishes.get("paused") else "training") if is_held(run) else "finished" if t >= config["steps"] else "stopped"
-    steps = max(config["steps"], t)  # a run may be resumed to more than its settings say
-    if not rows: return Progress(state, 0, steps, numbers=numbers)
-    first, last, lately = rows[0], rows[-1], rows[-min(len(rows), 4 * config["n_envs"]):]
-    seconds = float(last["seconds"]) - float(first["seconds"])
-    speed = (t - int(first["t_total"])) / seconds if seconds > 0 else math.nan
-    mean, median = np.mean([float(row["reward"]) for row in lately]), np.median([float(row["fmax"]) for row in lately])
-    return Progress(state, t, steps, speed, float(mean), float(median), numbers)
-
 def _followed(run):
     "Read what is wished, nothing where it is not followed."
     try: return read_wishes(run)
@@ -73,8 +57,34 @@ def _numbers(run, config, rows):
     "Tell lambda, nfake and noise in force: held by hand, or by setting and schedule."
     t, success = (int(rows[-1]["t_total"]), float(rows[-1]["success"])) if rows else (0, 0.0)
     td3, expert = TD3Settings(**config["td3"]), ExpertSettings(**config["expert"])
-    scheduled = dict(deviation_weight=deviation_weight_at(t, td3), nfake=nfake_at(t, expert, success), exploration_noise=td3.exploration_noise)
-    return scheduled | {name: value for name, value in held_at(read_changes(run), t).items() if value is not None}
+    scheduled = dict(deviation_weight=deviation_weight_at(t, td3), nfake=nfake_at(t, expert, success),
+                     exploration_noise=td3.exploration_noise)
+    held = held_at(read_changes(run), t)
+    return scheduled | {name: value for name, value in held.items() if value is not None}
+
+# %% ../nbs/11a_monitor.ipynb #f1b00001
+def _state(run, t, steps):
+    "Tell in a word whether a run goes on."
+    if is_held(run): return "paused" if _followed(run).get("paused") else "training"
+    return "finished" if t >= steps else "stopped"
+
+def progress(
+    run: str | Path,  # run folder
+) -> Progress:
+    "Tell how far a run is, and whether it goes on."
+    config = json.loads((Path(run)/"config.json").read_text(encoding="utf-8"))
+    path = Path(run)/"metrics.csv"
+    rows = tail(path) if path.exists() else []
+    t, numbers = int(rows[-1]["t_total"]) if rows else 0, _numbers(run, config, rows)
+    state = _state(run, t, config["steps"])
+    steps = max(config["steps"], t)  # a run may be resumed to more than its settings say
+    if not rows: return Progress(state, 0, steps, numbers=numbers)
+    first, last, lately = rows[0], rows[-1], rows[-min(len(rows), 4 * config["n_envs"]):]
+    seconds = float(last["seconds"]) - float(first["seconds"])
+    speed = (t - int(first["t_total"])) / seconds if seconds > 0 else math.nan
+    reward = float(np.mean([float(row["reward"]) for row in lately]))
+    fmax = float(np.median([float(row["fmax"]) for row in lately]))
+    return Progress(state, t, steps, speed, reward, fmax, numbers)
 
 # %% ../nbs/11a_monitor.ipynb #a11a000e
 def binned(
@@ -105,11 +115,12 @@ class Panel:
     line: float | None = None  # a value to reach
     healthy: tuple = (-math.inf, math.inf)  # what lies outside is shaded
 
-    WIDTH, HEIGHT, LEFT, BOTTOM = 330, 150, 42, 18  # in the picture's own units
+    WIDTH, HEIGHT, LEFT, BOTTOM, FONT = 260, 130, 38, 18, 11  # in the picture's own units
 
     def limits(self) -> tuple:  # (lowest, highest), logarithms where the axis is one
         "Choose what the y axis shows."
-        known = np.concatenate([np.concatenate([c[1], c[2], c[3]]) for c in self.curves] + [[] if self.line is None else [self.line]])
+        drawn = [values for curve in self.curves for values in curve[1:4]]
+        known = np.concatenate([*drawn, [] if self.line is None else [self.line]])
         known = known[np.isfinite(known) & ((known > 0) | (not self.log))]
         if not len(known): return (0.0, 1.0)
         low, high = (np.log10(known.min()), np.log10(known.max())) if self.log else (min(known.min(), 0.0), known.max())
@@ -134,67 +145,92 @@ def _pieces(x, *ys):
 def _path(x, y): return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))
 
 # %% ../nbs/11a_monitor.ipynb #a11a0014
+class _Frame:
+    "Where the values of a panel lie in its picture."
+
+    def __init__(
+        self,
+        panel: Panel,
+        last: int,  # `t_total` at the right edge
+    ):
+        self.panel, self.last, (self.low, self.high) = panel, last, panel.limits()
+        self.left, self.right, self.top, self.bottom = panel.LEFT, panel.WIDTH - 6, 6, panel.HEIGHT - panel.BOTTOM
+
+    def across(self, t):
+        "Place values of `t_total`."
+        return self.left + (self.right - self.left) * np.asarray(t) / max(self.last, 1)
+
+    def down(self, y):
+        "Place values; what lies outside runs along the edge."
+        if self.panel.log: y = np.log10(np.where(np.asarray(y) <= 0, 1e-300, y))
+        share = (np.asarray(y) - self.low) / (self.high - self.low)
+        return np.clip(self.bottom - (self.bottom - self.top) * share, self.top, self.bottom)
+
+    def level(self, y, look):
+        "Draw a line across the picture."
+        height = f"{self.down(y):.1f}"
+        return f'<line x1="{self.left}" x2="{self.right}" y1="{height}" y2="{height}" stroke="currentColor" {look}/>'
+
+# %% ../nbs/11a_monitor.ipynb #f1b00002
+def _shade(frame):
+    "Shade what is not healthy, as far as the panel shows it."
+    back = (lambda y: 10**y) if frame.panel.log else (lambda y: y)
+    low, high = frame.panel.healthy
+    for begin, end in ((back(frame.low), low), (high, back(frame.high))):
+        if not (math.isfinite(begin) and math.isfinite(end) and begin < end): continue
+        y, height = frame.down(end), frame.down(begin) - frame.down(end)
+        yield (f'<rect x="{frame.left}" width="{frame.right - frame.left}" y="{y:.1f}" height="{height:.1f}" '
+               f'fill="#d55e00" opacity="0.12"/>')
+
+def _text(x, y, text, anchor="start", look=""):
+    return f'<text x="{x:.0f}" y="{y:.1f}" text-anchor="{anchor}" {look}>{text}</text>'
+
+def _axes(frame):
+    "Draw grid, labels and the value to reach."
+    for tick in _ticks(frame.low, frame.high, frame.panel.log):
+        yield frame.level(tick, 'opacity="0.15"')
+        yield _text(frame.left - 4, frame.down(tick) + 3, f"{tick:.3g}", "end")
+    if not any(len(curve[0]) for curve in frame.panel.curves):
+        yield _text((frame.left + frame.right) / 2, frame.bottom / 2, "none yet", "middle", 'opacity="0.6"')
+    if frame.panel.line is not None: yield frame.level(frame.panel.line, 'stroke-dasharray="5 3"')
+    yield _text(frame.left, frame.bottom + 14, "0")
+    yield _text(frame.right, frame.bottom + 14, f"t_total {frame.last:,}", "end")
+
+# %% ../nbs/11a_monitor.ipynb #f1b00003
+def _curve(frame, x, middle, lower, upper, color):
+    "Draw a curve with its band; few points as dots, too."
+    for t, a, b in _pieces(x, frame.down(lower), frame.down(upper)):
+        there, back = _path(frame.across(t), a), _path(frame.across(t[::-1]), b[::-1])
+        yield f'<polygon points="{there} {back}" fill="{color}" opacity="0.18"/>'
+    for t, y in _pieces(x, frame.down(middle)):
+        yield f'<polyline points="{_path(frame.across(t), y)}" fill="none" stroke="{color}" stroke-width="1.6"/>'
+        if len(t) >= 20: continue
+        for a, b in zip(frame.across(t), y): yield f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2" fill="{color}"/>'
+
+def _change(frame, t, values):
+    "Draw when numbers were changed by hand, as a dotted line."
+    said = ", ".join(f"{name} {'by schedule' if value is None else f'{value:g}'}" for name, value in values.items())
+    x = f"{frame.across(t):.1f}"
+    return (f'<line x1="{x}" x2="{x}" y1="{frame.top}" y2="{frame.bottom}" stroke="currentColor" '
+            f'stroke-dasharray="1 3"><title>t_total {t}: {said}</title></line>')
+
 def svg(
     panel: Panel,
     last: int,  # `t_total` at the right edge
     changes: dict,  # from `read_changes`: drawn as dotted lines
 ) -> str:
     "Draw a panel."
-    w, h, left, bottom = panel.WIDTH, panel.HEIGHT, panel.LEFT, panel.HEIGHT - panel.BOTTOM
-    low, high = panel.limits()
-    across = lambda t: left + (w - left - 6) * np.asarray(t) / max(last, 1)
-    scaled = lambda y: np.log10(np.where(np.asarray(y) <= 0, 1e-300, y)) if panel.log else np.asarray(y)
-    down = lambda y: np.clip(bottom - (bottom - 6) * (scaled(y) - low) / (high - low), 6, bottom)
-    parts = [*_shade(panel, low, high, down, left, w), *_axes(panel, low, high, down, left, bottom, w, last)]
-    for x, middle, lower, upper, color in panel.curves:
-        for t, a, b in _pieces(x, down(lower), down(upper)):
-            parts.append(f'<polygon points="{_path(across(t), a)} {_path(across(t[::-1]), b[::-1])}" fill="{color}" opacity="0.18"/>')
-        for t, y in _pieces(x, down(middle)):
-            parts.append(f'<polyline points="{_path(across(t), y)}" fill="none" stroke="{color}" stroke-width="1.6"/>')
-            if len(t) < 20: parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2" fill="{color}"/>' for a, b in zip(across(t), y)]
-    for t, values in changes.items():
-        said = ", ".join(f"{name} {'by schedule' if value is None else f'{value:g}'}" for name, value in values.items())
-        parts.append(f'<line x1="{across(t):.1f}" x2="{across(t):.1f}" y1="6" y2="{bottom}" stroke="currentColor" stroke-dasharray="1 3"><title>t_total {t}: {said}</title></line>')
-    return f'<svg viewBox="0 0 {w} {h}" width="100%" role="img" aria-label="{panel.title}" font-size="10" fill="currentColor">{"".join(parts)}</svg>'
-
-def _shade(panel, low, high, down, left, w):
-    "Shade what is not healthy, as far as the panel shows it."
-    back = (lambda y: 10**y) if panel.log else (lambda y: y)
-    for begin, end in ((back(low), panel.healthy[0]), (panel.healthy[1], back(high))):
-        if math.isfinite(begin) and math.isfinite(end) and begin < end:
-            yield f'<rect x="{left}" width="{w - left - 6}" y="{down(end):.1f}" height="{down(begin) - down(end):.1f}" fill="#d55e00" opacity="0.12"/>'
-
-def _axes(panel, low, high, down, left, bottom, w, last):
-    "Draw grid, labels and the value to reach."
-    for tick in _ticks(low, high, panel.log):
-        y = down(tick)
-        yield f'<line x1="{left}" x2="{w - 6}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity="0.15"/><text x="{left - 4}" y="{y + 3:.1f}" text-anchor="end">{tick:.3g}</text>'
-    if not any(len(c[0]) for c in panel.curves): yield f'<text x="{(left + w) / 2:.0f}" y="{bottom / 2}" text-anchor="middle" opacity="0.6">none yet</text>'
-    if panel.line is not None: yield f'<line x1="{left}" x2="{w - 6}" y1="{down(panel.line):.1f}" y2="{down(panel.line):.1f}" stroke="currentColor" stroke-dasharray="5 3"/>'
-    yield f'<text x="{left}" y="{bottom + 13}">0</text><text x="{w - 6}" y="{bottom + 13}" text-anchor="end">t_total {last:,}</text>'
+    frame = _Frame(panel, last)
+    curves = [part for curve in panel.curves for part in _curve(frame, *curve)]
+    parts = [*_shade(frame), *_axes(frame), *curves, *(_change(frame, t, values) for t, values in changes.items())]
+    return (f'<svg viewBox="0 0 {panel.WIDTH} {panel.HEIGHT}" width="100%" role="img" aria-label="{panel.title}" '
+            f'font-size="{panel.FONT}" fill="currentColor">{"".join(parts)}</svg>')
 
 # %% ../nbs/11a_monitor.ipynb #a11a0017
 BLUE, BLACK, ORANGE = "#0072b2", "currentColor", "#d55e00"
-INDICATORS = {"Actual Move": "hitting the wall", "Q value against reward": "critic overestimates", "Action Scale": "hides by not moving"}  # -> finding
-
-def panels(
-    run: str | Path,  # run folder
-    findings: list,  # from `diagnose`
-) -> list:  # six `Panel`s
-    "Make the panels of a run that has taken a step."
-    config, metrics, episodes, tests = read_run(run)[0], read_table(run), read_table(run, "episodes"), read_table(run, "evaluations")
-    table = live(run, metrics)
-    t, now, sick = metrics.t_total.to_numpy(), reduce(table[table.t_total > 0.75 * table.t_total.max()]), {f.name for f in findings}
-    curve = lambda y, color=BLUE, how="median": (*binned(t, y.to_numpy(float), how, least=config["n_envs"]), color)
-    mark = lambda title: "sick" if INDICATORS[title] in sick else "healthy" if now["updates"] >= 1 else ""
-    cut, own = (1 - episodes.terminated.mean()) if len(episodes) else math.nan, _tests(tests)
-    return [
-        Panel("Episodes: steps to their end", [(*binned(episodes.t_total.to_numpy(), episodes.steps.to_numpy(float), "mean"), BLUE)], f"{len(episodes):,} episodes, {_share(cut)} cut off"),
-        Panel("Largest force after a step [eV/Å]", [curve(metrics.fmax)], f"dashed: {config['environment']['fmax']:g} to reach", log=True, line=config["environment"]["fmax"]),
-        Panel("Test: steps to relax fixed starts", [(*own, BLUE)], _best(tests)),
-        Panel("Actual Move [Å]", [curve(metrics.actual_move)], f"{now['actual_move']:.3g} Å, {_share(now['a_back'])} taken back", mark("Actual Move"), log=True),
-        Panel("Q value against reward", [curve(metrics.q - table.q_bias, BLACK, "mean"), curve(metrics.q, BLUE, "mean")], f"Q (blue) − true return (black) = {now['q_bias']:.2g}", mark("Q value against reward")),
-        Panel("Action Scale", [curve(table.action_scale, how="mean")], f"{now['action_scale']:.2f}, healthy: {METRIC_GUIDE['action_scale'].range}", mark("Action Scale"), healthy=METRIC_GUIDE["action_scale"].healthy)]
+INDICATORS = {"Actual Move": ("hitting the wall", "held by the bound", "forces in other units"),
+              "Q value against reward": ("critic overestimates", "critic diverges"),
+              "Action Scale": ("hides by not moving",)}  # -> findings
 
 def _share(x): return "nothing" if math.isnan(x) else f"{100 * x:.0f} %"
 
@@ -210,67 +246,128 @@ def _best(tests):
     best = at.steps.idxmin()
     return f"best: {at.steps[best]:.1f} steps, {at.relaxed[best]} of {at.starts[best]} relaxed (t_total {best:,})"
 
+# %% ../nbs/11a_monitor.ipynb #f1b00004
+def _curve_panels(run, metrics, curve):
+    "Make the upper row: how episodes end, forces, evaluations."
+    episodes, tests = read_table(run, "episodes"), read_table(run, "evaluations")
+    target = read_run(run)[0]["environment"]["fmax"]
+    ends = binned(episodes.t_total.to_numpy(), episodes.steps.to_numpy(float), "mean")
+    cut = 1 - episodes.terminated.mean() if len(episodes) else math.nan
+    return [Panel("Episodes: steps", [(*ends, BLUE)], f"{len(episodes):,} episodes, {_share(cut)} cut off"),
+            Panel("Largest force [eV/Å]", [curve(metrics.fmax)], f"dashed: {target:g} to reach", log=True, line=target),
+            Panel("Test: steps to relax", [(*_tests(tests), BLUE)], _best(tests))]
+
+def _indicator_panels(metrics, table, curve, findings):
+    "Make the lower row: the guide's indicators."
+    now, sick = reduce(table[table.t_total > 0.75 * table.t_total.max()]), {f.name for f in findings}
+    fine, scale = "healthy" if now["updates"] >= 1 else "", METRIC_GUIDE["action_scale"]
+    mark = {title: "sick" if sick & set(names) else fine for title, names in INDICATORS.items()}  # in the panels' order
+    moves = f"{now['actual_move']:.3g} Å, {_share(now['a_back'])} taken back"
+    pair = [curve(metrics.q - table.q_bias, BLACK, "mean"), curve(metrics.q, BLUE, "mean")]
+    scales = f"{now['action_scale']:.2f}, healthy: {scale.range}"
+    gap = f"Q (blue) − return (black): {now['q_bias']:.2g}"
+    made = [Panel("Actual Move [Å]", [curve(metrics.actual_move)], moves, log=True),
+            Panel("Q value against reward", pair, gap),
+            Panel("Action Scale", [curve(table.action_scale, how="mean")], scales, healthy=scale.healthy)]
+    return [replace(panel, mark=sign) for panel, sign in zip(made, mark.values())]
+
+def panels(
+    run: str | Path,  # run folder
+    findings: list,  # from `diagnose`
+) -> list:  # six `Panel`s
+    "Make the panels of a run that has taken a step."
+    metrics, least = read_table(run), read_run(run)[0]["n_envs"]
+    t = metrics.t_total.to_numpy()
+    curve = lambda y, color=BLUE, how="median": (*binned(t, y.to_numpy(float), how, least=least), color)
+    return _curve_panels(run, metrics, curve) + _indicator_panels(metrics, live(run, metrics), curve, findings)
+
 # %% ../nbs/11a_monitor.ipynb #a11a001a
-COLORS = dict(training="#009e73", paused="#e69f00", stopped="#d55e00", finished="#0072b2", healthy="#009e73", sick="#d55e00")
+COLORS = dict(training="#009e73", paused="#e69f00", stopped="#d55e00", finished="#0072b2", healthy="#009e73",
+              sick="#d55e00", unknown="#e69f00")
 
 def _dot(mark): return f'<span title="{mark}" style="color: {COLORS[mark]}">●</span> ' if mark else ""
+
+def _time(seconds):
+    "Write a time in words."
+    if not math.isfinite(seconds): return ""
+    if seconds < 100: return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+def _facts(now):
+    "Write how far and how fast a run is."
+    left = (now.steps - now.t_total) / now.speed if now.state == "training" and now.speed > 0 else math.nan
+    known = ((now.speed, f"{now.speed:.0f} steps/s"), (left, f"{_time(left)} left"),
+             (now.reward, f"reward {now.reward:.2f}"), (now.fmax, f"fmax {now.fmax:.3g} eV/Å"))
+    said = [f"<b>{now.t_total:,}</b> of {now.steps:,} steps", *(text for value, text in known if math.isfinite(value))]
+    return " · ".join(f'<span style="white-space: nowrap">{text}</span>' for text in said)
+
+# %% ../nbs/11a_monitor.ipynb #f1b00005
+def _bar(share, color):
+    "Draw how far a run is, from 0 to 1."
+    look = "height: 6px; border-radius: 3px;"
+    return (f'<div style="{look} margin: 4px 0 6px; background: color-mix(in srgb, currentColor 15%, transparent)">'
+            f'<div style="{look} width: {100 * share:.2f}%; background: {color}"></div></div>')
 
 def head(
     run: str | Path,  # run folder
     now: Progress,
 ) -> str:  # HTML
     "Write how far a run is."
-    left = (now.steps - now.t_total) / now.speed if now.state == "training" and now.speed > 0 else math.nan
-    facts = [f"<b>{now.t_total:,}</b> of {now.steps:,} steps"] + [text for value, text in (
-        (now.speed, f"{now.speed:.0f} steps/s"), (left, f"{_time(left)} left"), (now.reward, f"reward {now.reward:.2f}"), (now.fmax, f"fmax {now.fmax:.3g} eV/Å")) if math.isfinite(value)]
-    share, color = 100 * min(now.t_total / max(now.steps, 1), 1), COLORS[now.state]
-    hint = f"<div>To go on: <code>atomrl-train --resume {html.escape(str(run))}</code></div>" if now.state == "stopped" else ""
-    return (f'<div><b style="font-size: 120%">{html.escape(Path(run).name)}</b> &nbsp; {_dot(now.state)}{now.state} &nbsp;·&nbsp; {" · ".join(facts)}</div>'
-            f'<div style="height: 6px; border-radius: 3px; margin: 4px 0 6px; background: color-mix(in srgb, currentColor 15%, transparent)">'
-            f'<div style="height: 6px; border-radius: 3px; width: {share:.2f}%; background: {color}"></div></div>{hint}')
-
-def _time(seconds):
-    "Write a time in words."
-    if not math.isfinite(seconds): return ""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    name, go_on = html.escape(Path(run).name), f"atomrl-train --resume {html.escape(str(run))}"
+    hint = f"<div>To go on: <code>{go_on}</code></div>" if now.state == "stopped" else ""
+    first = f'<b style="font-size: 120%">{name}</b> &nbsp; {_dot(now.state)}{now.state} &nbsp;·&nbsp; {_facts(now)}'
+    return f"<div>{first}</div>{_bar(min(now.t_total / max(now.steps, 1), 1), COLORS[now.state])}{hint}"
 
 # %% ../nbs/11a_monitor.ipynb #a11a001c
+def _finding(f):
+    "Write a finding, with all that it says to be unfolded."
+    mark = _dot("unknown" if f.severity == "note" else "sick")
+    said = f"{html.escape(f.evidence)}. {html.escape(f.meaning)}"
+    short = f"<b>{f.name}</b> since t_total {f.when[0]:,} ({f.severity}). {html.escape(f.change)}"
+    return f'<details><summary>{mark}{short}</summary><div style="margin-left: 2em">{said}</div></details>'
+
+def _cell(panel, picture):
+    "Write a panel with its title and value, which take as many lines in all panels."
+    small = "opacity: 0.75; font-size: 80%; line-height: 1.3; min-height: 2.6em"
+    title = f'<div style="font-size: 90%; line-height: 1.3">{_dot(panel.mark)}<b>{panel.title}</b></div>'
+    return f'<div style="min-width: 0">{title}<div style="{small}">{panel.value}</div>{picture}</div>'
+
 def body(
     run: str | Path,  # run folder
     now: Progress,
 ) -> str:  # HTML
     "Write panels and findings."
     if not now.t_total: return "<p>No step was taken yet.</p>"
-    config, findings = read_run(run)[0], diagnose(run)
-    young = now.state in ("training", "paused") and now.t_total <= config["learning_starts"]
-    said = [f"The first update comes after {config['learning_starts']:,} steps: nothing can be said yet."] if young else list(map(_finding, findings)) or [_dot("healthy") + "No finding: every rule of the guide is content."]
-    drawn, changes = panels(run, [] if young else findings), {t: values for t, values in read_changes(run).items() if t <= now.t_total}
-    cells = "".join(f'<div style="min-width: 0"><div style="line-height: 1.3">{_dot(p.mark)}<b>{p.title}</b></div><div style="opacity: 0.75; font-size: 85%; line-height: 1.3">{p.value}</div>{svg(p, now.t_total, changes)}</div>' for p in drawn)
-    return f'<div style="display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px 16px">{cells}</div>' + "".join(f'<div style="line-height: 1.5">{text}</div>' for text in said)
-
-def _finding(f):
-    "Write a finding, with all that it says to be unfolded."
-    return (f'<details><summary>{_dot("sick")}<b>{f.name}</b> since t_total {f.when[0]:,} ({f.severity}). {html.escape(f.change)}</summary>'
-            f'<div style="margin-left: 2em">{html.escape(f.evidence)}. {html.escape(f.meaning)}</div></details>')
+    findings = diagnose(run)
+    said = list(map(_finding, findings)) or [_dot("healthy") + "No finding: no rule of the guide holds."]
+    changes = {t: values for t, values in read_changes(run).items() if t <= now.t_total}
+    cells = "".join(_cell(panel, svg(panel, now.t_total, changes)) for panel in panels(run, findings))
+    grid = "display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px 16px"
+    lines = "".join(f"<div>{text}</div>" for text in said)
+    return f'<div style="{grid}">{cells}</div><div style="line-height: 1.5; margin: 6px 0 10px">{lines}</div>'
 
 # %% ../nbs/11a_monitor.ipynb #a11a001f
-NAMES = dict(deviation_weight="λ of the deviation penalty", nfake="nfake, the expert's share", exploration_noise="exploration noise")
+NAMES = dict(deviation_weight="λ of the deviation penalty", nfake="nfake, the expert's share",
+             exploration_noise="exploration noise")
 
 def _widgets():
     "Import ipywidgets where it is needed."
     try: import ipywidgets
-    except ImportError as error: raise InputError("The dashboard needs ipywidgets: pip install 'atomrl_nb[notebook]'.") from error
+    except ImportError as error:
+        raise InputError("The dashboard needs ipywidgets: pip install 'atomrl_nb[notebook]'.") from error
     return ipywidgets
-
-def _slider(name, value):
-    "Make the slider of a number: lambda in steps of 1, 2 and 5, the others evenly."
-    w, look = _widgets(), dict(continuous_update=False, description=NAMES[name], style=dict(description_width="14em"), layout=dict(width="32em"))
-    if name == "deviation_weight": return w.SelectionSlider(options=_ladder(value), value=value, **look)
-    return w.FloatSlider(value=value, min=0.0, max=max(1.0, value), step=0.01, **look)
 
 def _ladder(*extra):
     "List what lambda can be set to."
-    return [(f"{x:.3g}", x) for x in sorted({0.0, *extra, *(a * 10.0**k for k in range(-3, 4) for a in (1, 2, 5))})]
+    steps = (a * 10.0**k for k in range(-3, 4) for a in (1, 2, 5))
+    return [(f"{x:.3g}", x) for x in sorted({0.0, *extra, *steps})]
+
+def _slider(name, value):
+    "Make the slider of a number: lambda in steps of 1, 2 and 5, the others evenly."
+    w, look = _widgets(), dict(continuous_update=False, description=NAMES[name])
+    look |= dict(style=dict(description_width="14em"), layout=dict(width="32em"))
+    if name == "deviation_weight": return w.SelectionSlider(options=_ladder(value), value=value, **look)
+    return w.FloatSlider(value=value, min=0.0, max=max(1.0, value), step=0.01, **look)
 
 # %% ../nbs/11a_monitor.ipynb #a11a0021
 class Number:
@@ -282,24 +379,33 @@ class Number:
         value: float,  # in force now
         ask,  # called with name and wish
     ):
-        w, self.name, self.writer = _widgets(), name, None
+        w, self.name, self.ask, self.writer = _widgets(), name, ask, None
         self.slider, self.said = _slider(name, value), w.HTML()
-        self.free = w.Button(description="schedule", tooltip="Give it back to setting and schedule", icon="undo", layout=dict(width="8em"))
-        self.slider.observe(lambda change: self.writer == threading.get_ident() or ask(name, float(change["new"])), "value")
+        self.free = w.Button(description="schedule", tooltip="Give it back to setting and schedule", icon="undo",
+                             layout=dict(width="8em"))
+        self.slider.observe(self.moved, "value")
         self.free.on_click(lambda _: ask(name, None))
         self.box = w.HBox([self.slider, self.free, self.said])
+
+    def moved(self, change):
+        "Ask for what the slider was moved to, unless `show` moved it."
+        if self.writer != threading.get_ident(): self.ask(self.name, float(change["new"]))
+
+    def make_room(self, value):
+        "Let the slider reach a value."
+        if self.name != "deviation_weight": self.slider.max = max(self.slider.max, value)
+        elif value not in [x for _, x in self.slider.options]: self.slider.options = _ladder(value)
 
     def show(self, wished: float | None, held: float | None, now: float, since: int):
         "Show what is wished and what is in force, which is no wish of anybody's."
         value, self.writer = float(now if wished is None else wished), threading.get_ident()
         try:
-            if self.name == "deviation_weight" and value not in [x for _, x in self.slider.options]: self.slider.options = _ladder(value)
-            elif self.name != "deviation_weight" and value > self.slider.max: self.slider.max = value
+            self.make_room(value)
             if self.slider.value != value: self.slider.value = value
         finally: self.writer = None
         text = "as scheduled" if held is None else f"held at {held:g} since t_total {since:,}"
-        self.said.value = text if wished == held else f"{text}; asked for: {'schedule' if wished is None else f'{wished:g}'}"
-        self.free.disabled = wished is None and held is None
+        asked = "" if wished == held else f"; asked for: {'schedule' if wished is None else f'{wished:g}'}"
+        self.said.value, self.free.disabled = text + asked, wished is None and held is None
 
 # %% ../nbs/11a_monitor.ipynb #a11a0024
 SHARE = 0.01  # of one core that a dashboard takes, once it is there
@@ -314,20 +420,31 @@ class Dashboard:
         interval: float = 2.0,  # seconds between two looks
     ):
         read_run(run)  # says so where this is no run folder
-        w, self.run, self.interval, self.seen, self.drawn, self.rest_until = _widgets(), Path(run), interval, None, None, 0.0
-        self.head, self.body, self.message, self.closed, self.lock = w.HTML(), w.HTML(), w.HTML(), threading.Event(), threading.RLock()
-        self.numbers = {name: Number(name, value, lambda name, value: self.wish(**{name: value})) for name, value in progress(run).numbers.items()}
-        button = lambda text, icon, **wishes: self._button(w.Button(description=text, icon=icon, layout=dict(width="7em")), wishes)
-        self.pause, self.resume = button("Pause", "pause", paused=True), button("Resume", "play", paused=False)
-        self.stop = button("Stop", "stop", stop=True, paused=False)
-        self.atoms, self.follow = w.VBox(), w.ToggleButton(value=True, description="follow the newest episode", icon="refresh", layout=dict(width="16em"))
-        self.box = w.VBox([self.head, w.HBox([self.pause, self.resume, self.stop]), *(n.box for n in self.numbers.values()), self.message, self.body, self.follow, self.atoms])
+        self.run, self.interval, self.seen, self.drawn, self.rest_until = Path(run), interval, None, None, 0.0
+        self.closed, self.lock = threading.Event(), threading.RLock()
+        self.make_widgets()
         self.look(everything=True)
         self.rest_until = 0.0  # to begin costs imports, once
 
-    def _button(self, button, wishes):
-        button.on_click(lambda _: self.wish(**wishes))
-        return button
+    def make_widgets(self):
+        "Make all that is shown, empty at first."
+        w = _widgets()
+        self.head, self.body, self.message, self.atoms = w.HTML(), w.HTML(), w.HTML(), w.VBox()
+        self.numbers = {name: Number(name, value, lambda name, value: self.wish(**{name: value}))
+                        for name, value in progress(self.run).numbers.items()}
+        self.pause = self.button("Pause", "pause", paused=True)
+        self.resume = self.button("Resume", "play", paused=False)
+        self.stop = self.button("Stop", "stop", stop=True, paused=False)
+        self.follow = w.ToggleButton(value=True, description="follow the newest episode", icon="refresh",
+                                     layout=dict(width="16em"))
+        buttons, rows = w.HBox([self.pause, self.resume, self.stop]), [number.box for number in self.numbers.values()]
+        self.box = w.VBox([self.head, buttons, *rows, self.message, self.body, self.follow, self.atoms])
+
+    def button(self, text, icon, **wishes):
+        "Make a button that asks the run for something."
+        made = _widgets().Button(description=text, icon=icon, layout=dict(width="7em"))
+        made.on_click(lambda _: self.wish(**wishes))
+        return made
 
     def wish(self, **wishes):
         "Ask the run for something, and show that it was asked."
@@ -356,6 +473,18 @@ def stamps(self: Dashboard) -> tuple:
     found = [os.stat(self.run/name) if (self.run/name).exists() else None for name in FILES]
     return *((f.st_mtime_ns, f.st_size) if f else None for f in found), is_held(self.run)
 
+# %% ../nbs/11a_monitor.ipynb #f1b00006
+def _held_since(
+    changes: dict,  # from `read_changes`
+    name: str,  # in `HELD`
+) -> int:  # `t_total`, 0 where it never changed
+    "Tell when a number was last changed by hand."
+    before, since = None, 0
+    for t, values in changes.items():
+        if values[name] != before: since = t
+        before = values[name]
+    return since
+
 @patch
 def show_controls(self: Dashboard, now: Progress):
     "Show what is wished, and what is in force."
@@ -364,11 +493,12 @@ def show_controls(self: Dashboard, now: Progress):
     except InputError as error: message = html.escape(str(error))
     held, goes_on = held_at(changes, now.t_total), now.state in ("training", "paused")
     for name, number in self.numbers.items():
-        since = [t for (t, new), old in zip(changes.items(), [dict.fromkeys(HELD), *changes.values()]) if new[name] != old[name]]
-        number.show(wishes.get(name, held[name]), held[name], now.numbers[name], max(since, default=0))
+        number.show(wishes.get(name, held[name]), held[name], now.numbers[name], _held_since(changes, name))
     stops = goes_on and wishes.get("stop", False)
-    self.pause.disabled, self.resume.disabled, self.stop.disabled = now.state != "training" or stops, now.state != "paused", not goes_on or stops
-    self.message.value = message or ("Asked to stop: the run ends after this round, with a checkpoint." if stops else "")
+    self.pause.disabled, self.resume.disabled = now.state != "training" or stops, now.state != "paused"
+    self.stop.disabled = not goes_on or stops
+    if stops and not message: message = "Asked to stop: the run ends after this round, with a checkpoint."
+    self.message.value = message
 
 # %% ../nbs/11a_monitor.ipynb #a11a0027
 def newest_episode(
@@ -388,22 +518,31 @@ def show_atoms(self: Dashboard):
 
 # %% ../nbs/11a_monitor.ipynb #a11a0029
 @patch
-def still(self: Dashboard) -> str:  # HTML
-    "Write the dashboard as it stands now."
-    rows = "".join(f'<div><span style="display: inline-block; width: 15em; text-align: right">{NAMES[n.name]}</span> <input type="range" disabled min="0" max="1" step="any" value="{n.place():.3f}" '
-                   f'style="width: 14em; vertical-align: middle"> {n.slider.value:.3g} &nbsp; <i>{n.said.value}</i></div>' for n in self.numbers.values())
-    buttons = " ".join(f'<button {"disabled" * b.disabled}>{b.description}</button>' for b in (self.pause, self.resume, self.stop))
-    atoms = self.view.html()
-    return f'<div class="atomrl-monitor">{self.head.value}<div>{buttons}</div>{rows}<div>{self.message.value}</div>{self.body.value}{atoms}</div>'
-
-@patch
 def place(self: Number) -> float:
     "Tell where the slider stands, from 0 to 1."
     if self.name != "deviation_weight": return self.slider.value / self.slider.max
     return [x for _, x in self.slider.options].index(self.slider.value) / (len(self.slider.options) - 1)
 
 @patch
-def _repr_mimebundle_(self: Dashboard, **_) -> dict: return self.box._repr_mimebundle_() | {"text/plain": f"Dashboard of {self.run.name}", "text/html": self.still()}
+def row(self: Number) -> str:  # HTML, four cells of a grid
+    "Write the slider as it stands."
+    slider = f'<input type="range" disabled min="0" max="1" step="any" value="{self.place():.3f}" style="width: 100%">'
+    return f"<span>{NAMES[self.name]}</span>{slider}<span>{self.slider.value:.3g}</span><i>{self.said.value}</i>"
+
+@patch
+def still(self: Dashboard) -> str:  # HTML
+    "Write the dashboard as it stands now."
+    grid = "display: grid; grid-template-columns: max-content 10em max-content auto; gap: 2px 10px; align-items: center"
+    rows = f'<div style="{grid}; font-size: 90%; margin: 6px 0">{"".join(n.row() for n in self.numbers.values())}</div>'
+    row = (self.pause, self.resume, self.stop)
+    buttons = " ".join(f'<button {"disabled" * button.disabled}>{button.description}</button>' for button in row)
+    controls = f"<div>{buttons}</div>{rows}<div>{self.message.value}</div>"
+    return f'<div class="atomrl-monitor">{self.head.value}{controls}{self.body.value}{self.view.html()}</div>'
+
+@patch
+def _repr_mimebundle_(self: Dashboard, **_) -> dict:
+    "Show the widgets, and the still where no kernel is."
+    return self.box._repr_mimebundle_() | {"text/plain": f"Dashboard of {self.run.name}", "text/html": self.still()}
 
 # %% ../nbs/11a_monitor.ipynb #a11a002a
 _WATCHING = {}  # run folder -> the dashboard that looks at it
@@ -417,7 +556,8 @@ def watch(self: Dashboard) -> Dashboard:
         while not self.closed.wait(self.interval):
             try:
                 if self.stamps() != self.seen: self.seen = self.stamps(); self.look()
-            except Exception as error: self.message.value = html.escape(f"Not shown just now ({type(error).__name__}: {error}).")  # a file was just being made anew: look again
+            except Exception as error:  # a file was just being made anew: look again
+                self.message.value = html.escape(f"Not shown just now ({type(error).__name__}: {error}).")
     threading.Thread(target=watching, daemon=True).start()
     return self
 

@@ -35,11 +35,12 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("illness", ILLNESSES)
 def test_a_run_that_was_trained_sick_is_found_out(illness):
-    findings = [f for f in examine(pd.read_csv(SICK[illness.replace(" ", "-")])) if f.name == illness]
+    table = pd.read_csv(SICK[illness.replace(" ", "-")])  # without the metrics that came after it was saved
+    findings = [f for f in examine(table) if f.name == illness]
     assert len(findings) == 1
     (first, last), said = findings[0].when, str(findings[0])
     assert 0 < first < last and f"t_total {first} to {last}" in said
-    assert all(METRIC_GUIDE[sign].name in said for rule in RULES if rule.name == illness for sign in rule.signs)
+    assert all(METRIC_GUIDE[sign].name in said for rule in RULES if rule.name == illness for sign in rule.signs if sign in table)
     assert findings[0].meaning in said and findings[0].change in said
 
 
@@ -62,7 +63,7 @@ def test_every_metric_is_documented_and_computed(run):
     table = live(run)
     assert list(table) == ["t_total", *METRIC_GUIDE] and table.t_total.tolist() == list(range(1, 97))
     for name, metric in METRIC_GUIDE.items():
-        assert metric.name and metric.formula and metric.turn and metric.how in ("mean", "median")
+        assert metric.name and metric.formula and metric.turn and metric.how in ("mean", "median", "max", "last")
         assert np.isfinite(indicators(run)[name]), name
     wanted = {"actual_move", "q_bias", "action_scale", "a_back", "td_error", "q_gap", "angle", "memory_age", "expert", "grad_norm_q", "grad_norm_pi"}
     assert wanted <= METRIC_GUIDE.keys()
@@ -82,11 +83,20 @@ def test_metrics_are_what_their_formulas_say(run, tmp_path):
     np.testing.assert_allclose(row.q_bias, 5.0 - (2 - 0.5**left.astype(float)).mean())  # 1 + 1/2 + 1/4 ...
 
 
+HEALTHY = pd.DataFrame({"t_total": np.arange(1, 801)} | dict.fromkeys(METRIC_GUIDE, 0.0)).assign(
+    stiffness=1.0, action_scale=1.0, exploration=0.3, updates=400.0, relaxed=1.0)
+
+
+def named(table):
+    """Return the names of what is found in a table."""
+    return [finding.name for finding in examine(table)]
+
+
 def test_when_an_illness_began():
     """A wall from the second half on: found from there, though the last quarter alone decides whether."""
-    table = pd.DataFrame({"t_total": np.arange(1, 801)} | dict.fromkeys(METRIC_GUIDE, 1.0)).assign(relaxed=1.0, expert=0.0, penalty=0.0, a_back=0.0, fmax_ratio=500.0)
-    assert examine(table.assign(q_bias=0.0)) == []
-    ill = table.assign(q_bias=0.0, a_back=np.where(table.t_total > 400, 0.6, 0.0))
+    table = HEALTHY.assign(fmax_ratio=500.0)
+    assert examine(table) == []
+    ill = table.assign(a_back=np.where(table.t_total > 400, 0.6, 0.0))
     assert [(f.name, f.when) for f in examine(ill)] == [("hitting the wall", (401, 800))]
     cured = ill.assign(a_back=np.where(table.t_total > 500, 0.0, 0.6))
     assert examine(cured) == []
@@ -129,3 +139,84 @@ def test_the_experiment_in_its_quick_form(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.csv.gz"))) == 3 and not [p for p in tmp_path.iterdir() if p.is_dir()]
     assert "found where it is" in done.stdout and before == {p: p.stat().st_mtime_ns for p in BENCHMARK.rglob("*")}
+
+
+def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path):
+    """What cannot be known yet is not judged: before its first update a run is no more than young, also by the command."""
+    import shutil
+    metrics = read_table(run)
+    shutil.copytree(run, tmp_path / "run")
+    for age in range(4, 96, 4):
+        metrics.iloc[:age].to_csv(tmp_path / "run" / "metrics.csv", index=False)
+        tests = read_table(run, "evaluations")
+        tests[tests.t_total <= age].to_csv(tmp_path / "run" / "evaluations.csv", index=False)
+        findings = diagnose(tmp_path / "run")
+        assert not [f for f in findings if f.severity == "severe"], (age, findings)
+        assert [f.name for f in findings if f.severity == "note"] == ["too young to judge"] * (age <= 8), age
+    metrics.iloc[:8].to_csv(tmp_path / "run" / "metrics.csv", index=False)
+    assert diagnose_main([str(tmp_path / "run")]) == 0
+    metrics.iloc[:0].to_csv(tmp_path / "run" / "metrics.csv", index=False)
+    assert [(f.name, f.severity) for f in diagnose(tmp_path / "run")] == [("too young to judge", "note")]
+
+
+def test_a_policy_that_still_gains_is_not_said_to_relax_nothing():
+    some = HEALTHY.assign(relaxed=0.25)
+    assert named(some.assign(relaxed_gain=math.nan)) == named(some.assign(relaxed_gain=0.2)) == []  # a first evaluation, and one that gained
+    assert named(some.assign(relaxed_gain=0.0)) == ["does not relax"]
+
+
+def test_the_last_evaluation_counts_and_what_was_lost_is_named(tmp_path):
+    """On one row at the end alone: the evaluation that is done with the last step."""
+    last = HEALTHY.t_total == 800
+    assert named(HEALTHY.assign(relaxed=np.where(last, 0.0, 1.0), relaxed_lost=last * 1.0)) == ["unlearnt"]
+    assert named(HEALTHY.assign(relaxed=np.where(last, 0.0, 0.5), relaxed_lost=last * 0.5)) == ["does not relax"]
+
+
+def test_a_cause_leaves_out_what_follows_from_it():
+    """Whoever is held by the bound, or has forces in other units, is not told to train longer."""
+    fails = HEALTHY.assign(relaxed=0.0, action_scale=0.1, fmax_ratio=500.0)
+    assert named(fails) == ["does not relax", "hides by not moving"]
+    assert named(fails.assign(at_bound=0.74)) == ["held by the bound"]
+    assert named(fails.assign(stiffness=1000.0, at_bound=0.74)) == named(fails.assign(stiffness=0.001)) == ["forces in other units"]
+    diverged = HEALTHY.assign(q_size=1e9, q_bias=-1e10, q_excess=-1e9, grad_norm_q=1e6)
+    assert named(diverged)[0] == "critic diverges" and "td3.critic_lr" in str(examine(diverged)[0])
+
+
+def test_every_ratio_says_of_what():
+    said = [finding for finding in examine(HEALTHY.assign(a_back=0.9, fmax_ratio=440.0))]
+    assert "Largest force is 440 times the target (healthy: at most 100)" in str(said[0])
+    for name, metric in METRIC_GUIDE.items():
+        if name.endswith("_ratio") or name in ("stiffness", "q_size", "q_excess"): assert metric.unit.startswith("times "), name
+
+
+@pytest.mark.parametrize("wrong, name", [(dict(network=replace(SMALL.network, max_displacement=0.01)), "held by the bound"),
+                                         (dict(calculator="kilo:emt"), "forces in other units"), (dict(calculator="milli:emt"), "forces in other units"), ({}, None)])
+def test_the_bound_and_the_units_are_named_from_the_first_steps_on(wrong, name, tmp_path, monkeypatch):
+    factor = {"kilo:emt": 1e3, "milli:emt": 1e-3}.get(wrong.get("calculator"))
+    if factor:
+        module = wrong["calculator"].partition(":")[0]
+        (tmp_path / f"{module}.py").write_text(
+            "from ase.calculators.emt import EMT\nclass emt(EMT):\n    def calculate(self, *args):\n        super().calculate(*args)\n"
+            f"        self.results = {{name: {factor} * value for name, value in self.results.items()}}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+    for seed in (0, 1):
+        made = train(replace(SMALL, run=str(tmp_path / f"run{seed}"), steps=48, evaluation_interval=24, seed=seed, **wrong), progress=False)
+        findings = [f.name for f in diagnose(made) if f.name != "collapsed exploration"]
+        assert findings == [name] if name else not {"held by the bound", "forces in other units"} & set(findings), findings
+
+
+def test_the_critics_are_judged_on_the_scale_of_what_is_paid(tmp_path, run):
+    """With gamma 0.99 a good policy is worth more than the mean return of its own past; no more than the best stretch of it."""
+    import shutil
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | dict(td3=config["td3"] | dict(gamma=0.99))))
+    episode = (np.arange(96) // 8).astype(int)
+    metrics = read_table(run).assign(episode=episode, reward=np.where(episode < 8, -1.0, 1.0), truncated=0, a_back=0.0)
+    metrics["terminated"] = (np.arange(96) % 8 == 7).astype(int)
+    judged = lambda **columns: (metrics.assign(**columns).to_csv(tmp_path / "run" / "metrics.csv", index=False), named(live(tmp_path / "run")))[1]
+    assert not {"critic overestimates", "critic diverges"} & set(judged(q=7.5))  # eight rewards of 1 are nearly 8
+    assert "critic overestimates" in judged(q=60.0) and "critic diverges" not in judged(q=60.0)
+    assert "critic diverges" in judged(q=-1e10)
+    cut = dict(terminated=0, truncated=metrics.terminated)
+    assert "critic overestimates" in judged(q=60.0, **cut) and "critic overestimates" not in judged(q=7.5, **cut)  # no return is known at all

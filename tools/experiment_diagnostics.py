@@ -2,6 +2,8 @@
 
 Thresholds (the healthy ranges of `diagnostics.METRIC_GUIDE`) are set on seeds 0 to 3, the table comes from seeds 4 to 7.
 `--thresholds` trains nothing: it says what seeds 0 to 3 of the saved result suggest, and counts the alarms anew.
+`--later` trains the conditions of rules that came later (seeds 0 and 1 set, 2 and 3 count) and writes `findings.json`: the
+metrics that those rules look at are not in the older result, whose other numbers stay as they are.
 """
 import argparse
 import json
@@ -18,11 +20,14 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one run, one core; before torch is loaded
 
+from ase.calculators.emt import EMT
+
 from atomrl_nb.checkpoints import write_text
-from atomrl_nb.diagnostics import METRIC_GUIDE, RULES, indicators, live, read_table
+from atomrl_nb.diagnostics import METRIC_GUIDE, RULES, examine, indicators, live, read_table
 from atomrl_nb.environment import EnvironmentSettings as Env
 from atomrl_nb.expert import ExpertSettings as Expert
 from atomrl_nb.networks import NetworkSettings
+from atomrl_nb.suites import provenance
 from atomrl_nb.td3 import TD3Settings as TD3
 from atomrl_nb.settings import Settings
 from atomrl_nb.training import train
@@ -50,26 +55,74 @@ CONDITIONS = {
                                    td3=TD3(gamma=0.99, polyak=0.0, critic_lr=5e-2, actor_lr=1e-2, max_grad_norm=1e9, **GREEDY)),
 }
 TUNED, COUNTED = range(0, 4), range(4, 8)  # seeds
+FAR_SIGHTED = TD3(gamma=0.99)
+LATER = {
+    "healthy: gamma 0.99": replace(HEALTHY, td3=FAR_SIGHTED),
+    "healthy: gamma 0.99, alloys8": replace(HEALTHY, structures=("alloys8",), td3=FAR_SIGHTED),
+    "healthy: cuau4": HEALTHY,
+    "healthy: alloys8": replace(HEALTHY, structures=("alloys8",)),
+    "held by the bound": replace(HEALTHY, network=replace(HEALTHY.network, max_displacement=0.01)),
+    "forces in other units: a thousandfold": replace(HEALTHY, calculator="experiment_diagnostics:thousandfold"),
+    "forces in other units: a thousandth": replace(HEALTHY, calculator="experiment_diagnostics:thousandth"),
+    "critic diverges": replace(CONDITIONS["exploding gradients"], td3=replace(CONDITIONS["exploding gradients"].td3, critic_lr=0.3)),
+    "critic overestimates": CONDITIONS["critic overestimates"],
+}
+LATER_COUNTED = range(2, 4)  # seeds; 0 and 1 set the ranges
+
+
+class Scaled(EMT):
+    """EMT in other units."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def calculate(self, *args):
+        """Compute, then multiply all that was computed."""
+        super().calculate(*args)
+        self.results = {name: self.factor * value for name, value in self.results.items()}
+
+
+def thousandfold(): return Scaled(1e3)
+def thousandth(): return Scaled(1e-3)
+
+
+def illness(condition):
+    """Return the rule that a condition should be named by."""
+    return condition.partition(":")[0]
 
 
 def once(task):
     """Train one run, keep what the rules look at, and forget the rest; one that is in `work` already is taken from there."""
     condition, seed, work, quick = task
-    name = f"{condition.replace(': ', '-').replace(' ', '-')}-{seed}"
+    name = f"{_file_name(condition)}-{seed}"
     kept = work / f"{name}.json"
     if kept.exists(): return json.loads(kept.read_text(encoding="utf-8"))
     began, run = time.process_time(), work / name
     shutil.rmtree(run, ignore_errors=True)
-    settings = replace(CONDITIONS[condition], run=str(run), seed=seed)
+    settings = replace((CONDITIONS | LATER)[condition], run=str(run), seed=seed)
     if quick: settings = replace(settings, steps=80, evaluation_interval=40, evaluation_starts=2, network=NetworkSettings(channels=4, layers=1))
     error = ""
     try: train(settings, progress=False)
     except FloatingPointError as caught: error = str(caught).split(" The state is kept")[0]
     result = dict(condition=condition, seed=seed, indicators={k: _short(v) for k, v in indicators(run).items()}, error=error)
+    if condition in LATER: result["severe_at_any_age"] = at_any_age(run)
     _curves(run).to_csv(work / f"{name}.csv.gz", index=False, float_format="%.3g", compression=dict(method="gzip", mtime=0))
     shutil.rmtree(run)
     write_text(kept, json.dumps(result | dict(cpu_seconds=round(time.process_time() - began, 1))))
     return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def at_any_age(run):
+    """Return the severe findings that an eighth of a run, a quarter and so on would have given."""
+    metrics = read_table(run)
+    ages = [len(metrics) * k // 8 for k in range(1, 8)]
+    return sorted({f.name for age in ages for f in examine(live(run, metrics.iloc[:age])) if f.severity == "severe"})
+
+
+def _file_name(condition):
+    """Return a condition as a file may be called."""
+    return condition.replace(": ", "-").replace(", ", "-").replace(" ", "-")
 
 
 def _short(value):
@@ -85,16 +138,18 @@ def _curves(run):
 
 def found(run):
     """Return which rules hold for a run, by the thresholds of now."""
-    values = {name: math.nan if run["indicators"].get(name) is None else run["indicators"][name] for name in METRIC_GUIDE}
+    values = {name: math.nan if value is None else value for name, value in run["indicators"].items()}
     return list(dict.fromkeys(rule.name for rule in RULES if rule.holds(values)))
 
 
-def alarms(runs):
+def alarms(runs, conditions=CONDITIONS):
     """Count for each illness how often it was found where it is, and in healthy runs where it is not."""
+    well = [r for r in runs if illness(r["condition"]) == "healthy"]
     def row(name):
-        sick, well = [r for r in runs if r["condition"] == name], [r for r in runs if r["condition"].startswith("healthy")]
-        return dict(illness=name, found=sum(name in found(r) for r in sick), of_sick=len(sick), false=sum(name in found(r) for r in well), of_healthy=len(well))
-    return [row(name) for name in CONDITIONS if not name.startswith("healthy")]
+        sick = [r for r in runs if illness(r["condition"]) == name]
+        return dict(illness=name, found=sum(name in found(r) for r in sick), of_sick=len(sick),
+                    false=sum(name in found(r) for r in well), of_healthy=len(well))
+    return [row(name) for name in dict.fromkeys(map(illness, conditions)) if name != "healthy"]
 
 
 def summary(runs):
@@ -108,15 +163,24 @@ def summary(runs):
                 settings={name: asdict(settings) for name, settings in CONDITIONS.items()}, runs=runs)
 
 
-def thresholds(runs):
+def later(runs, options):
+    """Make the result of the conditions that came later."""
+    counted = [r for r in runs if r["seed"] in LATER_COUNTED]
+    well = [r for r in runs if illness(r["condition"]) == "healthy"]
+    return dict(seeds=sorted({r["seed"] for r in runs}), counted=list(LATER_COUNTED), cpu_minutes=round(sum(r["cpu_seconds"] for r in runs) / 60, 1),
+                alarms=alarms(counted, LATER), found_in_healthy=sorted({name for r in well for name in found(r) + r["severe_at_any_age"]}),
+                settings={name: asdict(settings) for name, settings in LATER.items()}, runs=runs, provenance=provenance(f"tools/experiment_diagnostics.py {options}"))
+
+
+def thresholds(runs, tuned=TUNED):
     """Print for each sign of a rule what seeds 0 to 3 say: its range in healthy runs, and in those that have the illness."""
-    runs = [r for r in runs if r["seed"] in TUNED]
+    runs = [r for r in runs if r["seed"] in tuned]
     values = lambda keep, sign: sorted(r["indicators"][sign] for r in runs if keep(r["condition"]) and r["indicators"].get(sign) is not None)
     words = lambda x: f"{x[0]:.4g} to {x[-1]:.4g}" if x else "unknown"
     print(f"{'illness':26} {'sign':14} {'healthy':>24} {'sick':>24}  {'now'}")
     for rule in RULES:
         for sign in rule.signs:
-            well, sick = values(lambda c: c.startswith("healthy"), sign), values(lambda c: c == rule.name, sign)
+            well, sick = values(lambda c: c.startswith("healthy"), sign), values(lambda c: illness(c) == rule.name, sign)
             print(f"{rule.name:26} {sign:14} {words(well):>24} {words(sick):>24}  {METRIC_GUIDE[sign].range}")
 
 
@@ -127,7 +191,7 @@ def save(runs, work):
     if work is None: return
     (BENCHMARK / "sick").mkdir(exist_ok=True)
     for condition in CONDITIONS:
-        name = condition.replace(": ", "-").replace(" ", "-")
+        name = _file_name(condition)
         shutil.copyfile(work / f"{name}-0.csv.gz", BENCHMARK / "sick" / f"{name}.csv.gz")
 
 
@@ -143,6 +207,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=8, help="seeds 0 to N-1 (8)")
     parser.add_argument("--work", type=Path, help="folder where finished runs are kept, so that an interruption loses little")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each (2)")
+    parser.add_argument("--later", action="store_true", help="seeds 0 to 3 of the conditions that came later")
     parser.add_argument("--thresholds", action="store_true", help="train nothing: print what seeds 0 to 3 suggest, and count the alarms anew")
     args = parser.parse_args()
     if args.thresholds:
@@ -153,17 +218,19 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        seeds = [0] if args.quick else range(args.seeds)
-        conditions = ("healthy: cuau4", "hitting the wall", "exploding gradients") if args.quick else CONDITIONS
+        seeds = [0] if args.quick else range(4) if args.later else range(args.seeds)
+        conditions = ("healthy: cuau4", "hitting the wall", "exploding gradients") if args.quick else LATER if args.later else CONDITIONS
         tasks = [(condition, seed, work, args.quick) for seed in seeds for condition in conditions]
         runs = []
         with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("forkserver")) as pool:
             for result in pool.map(once, tasks):
                 runs.append(result)
                 print(f"{result['condition']:26} seed {result['seed']} {result['cpu_seconds']:6.1f} s: {', '.join(found(result)) or 'healthy'} {result['error']}", flush=True)
-        if not args.quick: save(runs, work)
-        thresholds(runs)
-        print("\n" + table(summary(runs)))
+        result = later(runs, "--later") if args.later and not args.quick else summary(runs)
+        if args.later and not args.quick: write_text(BENCHMARK / "findings.json", json.dumps(result) + "\n")
+        elif not args.quick: save(runs, work)
+        thresholds(runs, range(2) if args.later else TUNED)
+        print("\n" + table(result))
 
 
 if __name__ == "__main__":

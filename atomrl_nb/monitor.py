@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .checkpoints import HELD, is_held, read_run, read_wishes, wish
+from .checkpoints import is_held, read_run, read_wishes, wish
 from .diagnostics import METRIC_GUIDE, diagnose, live, read_table, reduce
 from .expert import ExpertSettings, nfake_at
 from .structures import InputError

@@ -85,7 +85,8 @@ def begin_episode(self: Player, k: int):
 @patch
 def observe(self: Player, environments: list) -> AtomGraph:
     "Collate what environments show, with the geometry that all networks share."
-    return prepared(AtomGraph.collate([env.observe() for env in environments]), self.agent.actor.settings)
+    graph, largest = AtomGraph.collate([env.observe() for env in environments]), max(map(len, self.structures))
+    return prepared(graph, self.agent.actor.settings, largest)
 
 @patch
 def begin(self: Player):

@@ -1,18 +1,21 @@
 """The replay memory against a plain list that does the same slowly: ragged sizes, every field, reserves, n-step returns, speed."""
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from ase.build import bulk, fcc111, molecule
 from safetensors.torch import load_file, save_file
 
 from atomrl_nb.graphs import AtomGraph, rows_of
-from atomrl_nb.memory import Batch, MemorySettings, ReplayMemory, suggest_capacity
-from atomrl_nb.structures import InputError, load
+from atomrl_nb.memory import Batch, MemorySettings, ReplayMemory, edge_shifts, edge_vectors, suggest_capacity
+from atomrl_nb.structures import InputError, load, perturb
 from atomrl_nb.learner import Trainer, to_device
 from atomrl_nb.training import train
 
@@ -30,25 +33,35 @@ def tool(name):
 
 
 def random_graph(rng, n_atoms, extra=(), edges=False, like=None):
-    """A graph of one structure with random numbers in every field, and a random number of pairs, perhaps none."""
+    """A graph of one structure with random numbers in every field, and a random number of pairs, perhaps none.
+
+    The vectors of edges are differences of positions plus whole lattice vectors, as they are in any graph.
+    """
     n = dict(graphs=1, atoms=n_atoms, pairs=int(torch.randint(0, n_atoms**2 + 1, (1,), generator=rng)), edges=int(torch.randint(1, 30, (1,), generator=rng)))
     real, index = lambda *s: torch.randn(*s, generator=rng), lambda m: torch.randint(n_atoms, (2, m), generator=rng).sort(1).values
     tensors = dict(positions=real(n_atoms, 3), numbers=torch.randint(1, 90, (n_atoms,), generator=rng), cell=real(1, 3, 3), pbc=torch.ones(1, 3, dtype=torch.bool),
                    forces=real(n_atoms, 3), pair_index=index(n["pairs"]), pair_features=real(n["pairs"], 2, 4))
-    if edges: tensors |= dict(edge_index=index(n["edges"]), edge_vec=real(n["edges"], 3))
+    if edges:
+        (src, dst), shift = index(n["edges"]), torch.randint(-2, 3, (n["edges"], 3), generator=rng).float()
+        tensors["edge_index"] = torch.stack([src, dst])
     tails = {"energy": (), "fixed": (), "env": (5,), "node_features": (2,)}
     for name in extra: tensors[name] = index(n[rows_of(name)]) if name.endswith("_index") else real(n[rows_of(name)], *tails.get(name, (3,)))
     if "fixed" in tensors: tensors["fixed"] = tensors["fixed"] > 0
     if like: tensors |= {name: getattr(like, name) for name in UNCHANGED if getattr(like, name) is not None}
+    if edges:
+        positions = tensors["positions"]
+        tensors["edge_vec"] = positions[dst] - positions[src] + shift @ tensors["cell"][0]
     return AtomGraph(**tensors, batch=torch.zeros(n_atoms, dtype=torch.int64))
 
 
-def random_transition(rng, n_atoms, t=0, source=0, terminated=0, truncated=0, like=None, **kwargs):
-    graph, real = random_graph(rng, n_atoms, like=like, **kwargs), lambda *s: torch.randn(*s, generator=rng)
+def random_transition(rng, n_atoms, t=0, source=0, terminated=0, truncated=0, after=None, **kwargs):
+    """A step from a random state, or from the one in which the step `after` ended."""
+    real = lambda *s: torch.randn(*s, generator=rng)
+    graph = after.next_graph if after else random_graph(rng, n_atoms, **kwargs)
     whole = lambda x: torch.tensor([x])
     return Batch(graph=graph, next_graph=random_graph(rng, n_atoms, like=graph, **kwargs), displacement_pred=real(n_atoms, 3), displacement=real(n_atoms, 3),
                  target=real(n_atoms, 3), has_target=real(1), a_back=real(1), reward=real(1), terminated=whole(float(terminated)),
-                 truncated=whole(float(truncated)), source=whole(source), t_total=whole(t), policy_version=whole(t))
+                 truncated=whole(float(truncated)), source=whole(int(source)), t_total=whole(t), policy_version=whole(t))
 
 
 def join(parts):
@@ -59,10 +72,14 @@ def join(parts):
 
 
 def assert_same(a, b, but=("discount",)):
+    """To the bit, but for the vectors of edges, which are computed from positions and cell."""
     for f in fields(Batch):
         if f.name in but: continue
         x, y = getattr(a, f.name), getattr(b, f.name)
-        assert x == y if isinstance(x, AtomGraph) else torch.equal(x, y), f.name
+        if not isinstance(x, AtomGraph): assert torch.equal(x, y), f.name
+        else:
+            assert replace(x, edge_vec=None) == replace(y, edge_vec=None), f.name
+            torch.testing.assert_close(x.edge_vec, y.edge_vec, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [(4,), (4, 8), (1, 2, 3, 7)])
@@ -126,8 +143,8 @@ def play(memory, rng, lengths, ends):
         active, parts = [k for k, length in enumerate(lengths) if step < length], []
         for k in active:
             t, last = t + 1, step == lengths[k] - 1
-            parts.append(random_transition(rng, 3, t, terminated=last and ends[k] == "terminated", truncated=last and ends[k] == "truncated",
-                                           like=episodes[k][0].graph if episodes[k] else None))
+            parts.append(random_transition(rng, 3, t, terminated=last and ends[k] == "terminated",
+                                           truncated=last and ends[k] == "truncated", after=episodes[k][-1] if episodes[k] else None))
         previous = [slots[k][-1] if slots[k] else None for k in active]
         for k, part, slot in zip(active, parts, memory.add(join(parts), previous).tolist()):
             episodes[k].append(part)
@@ -154,8 +171,9 @@ def test_n_step_stops_where_the_following_step_was_written_over():
     """With a reserve an expert's step outlives the agent's step that followed it."""
     rng = torch.Generator().manual_seed(0)
     memory = ReplayMemory(6, MemorySettings(n_step=3, expert_share=0.34), gamma=0.5)
-    expert = int(memory.add(random_transition(rng, 3, 1, source=1), [None]))
-    agent = int(memory.add(random_transition(rng, 3, 2), [(expert, 1)]))
+    first = random_transition(rng, 3, 1, source=1)
+    expert = int(memory.add(first, [None]))
+    agent = int(memory.add(random_transition(rng, 3, 2, after=first), [(expert, 1)]))
     assert memory.get(torch.tensor([expert])).discount.item() == 0.25
     for t in range(3, 7): memory.add(random_transition(rng, 3, t), [None])
     assert not memory.holds(agent, 2) and memory.get(torch.tensor([expert])).discount.item() == 0.5
@@ -165,8 +183,11 @@ def test_n_step_stops_where_the_following_step_was_written_over():
 def test_a_saved_memory_goes_on_exactly(tmp_path, settings):
     rng = torch.Generator().manual_seed(1)
     memory = ReplayMemory(15, settings)
-    def step(m, part, previous): return (int(m.add(part, [previous])), int(part.t_total))
-    parts = [random_transition(rng, (2, 3, 6)[t % 3], t, source=t % 4 == 0) for t in range(60)]
+    def step(m, part, previous): return (int(m.add(part, [previous if int(part.t_total) % 3 else None])), int(part.t_total))
+    parts = []
+    for t in range(60):  # episodes of three steps
+        after = parts[-1] if t % 3 else None
+        parts.append(random_transition(rng, (2, 3, 6)[t // 3 % 3], t, source=t % 4 == 0, after=after, edges=True))
     before = None
     for part in parts[:37]: before = step(memory, part, before)
     save_file({k: v.contiguous() for k, v in memory.state().items()}, tmp_path / "memory.safetensors")
@@ -174,10 +195,50 @@ def test_a_saved_memory_goes_on_exactly(tmp_path, settings):
     again.load_state(load_file(tmp_path / "memory.safetensors"))
     for part in parts[37:]:
         before, other = step(memory, part, before), step(again, part, other)
-        draws = [m.sample(7, torch.Generator().manual_seed(2)) for m in (memory, again)]
-        assert_same(*draws, but=())
+        mine, other_draw = (m.sample(7, torch.Generator().manual_seed(2)) for m in (memory, again))
+        assert_same(mine, other_draw, but=())
+        assert mine.graph == other_draw.graph and mine.next_graph == other_draw.next_graph  # to the bit, vectors of edges too
     a, b = memory.state(), again.state()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_steps_of_an_episode_share_states(share):
+    """Ten steps lead through eleven states, whichever lane a step lies in; what is overwritten is forgotten."""
+    rng, parts = torch.Generator().manual_seed(0), []
+    memory, previous = ReplayMemory(50, MemorySettings(expert_share=share)), None
+    for t in range(1, 11):
+        parts.append(random_transition(rng, 3, t, source=t % 2, after=parts[-1] if parts else None, edges=True))
+        previous = (int(memory.add(parts[-1], [previous])), t)
+    assert memory.used["graphs"] == 11
+    slots = torch.cat([(memory.storage["t_total"] == t).nonzero()[:, 0] for t in range(1, 11)])
+    assert_same(memory.get(slots), join(parts))
+    for t in range(11, 161): memory.add(random_transition(rng, 3, t, source=t % 3 == 0, edges=True))
+    memory.state()
+    assert len(memory) == 50 and memory.used["graphs"] == 100
+
+
+def test_a_step_begins_where_the_one_before_it_ended():
+    rng, memory = torch.Generator().manual_seed(0), ReplayMemory(50)
+    first = random_transition(rng, 3, 1)
+    memory.add(first)
+    with pytest.raises(ValueError, match="does not begin where"): memory.add(random_transition(rng, 3, 2), [(0, 1)])
+    memory.add(random_transition(rng, 3, 3, after=first), [(0, 1)])
+    with pytest.raises(ValueError, match="does not begin where"): memory.add(random_transition(rng, 3, 4, after=first), [(0, 1)])
+    assert len(memory) == 2 and memory.get(torch.tensor([0, 1])).t_total.tolist() == [1, 3]
+
+
+def test_vectors_of_edges_are_those_that_went_in():
+    """In small, skew, thin and open cells, and where atoms have left the cell."""
+    cells = [bulk("Cu"), bulk("Ti"), fcc111("Al", (2, 2, 3), vacuum=8), molecule("CH3CH2OH"), load("cuau4")[0]]
+    for atoms in cells:
+        atoms = perturb(atoms, 0.1, seed=0)
+        atoms.positions[0] += np.array([3, -2, 1]) * atoms.pbc @ atoms.cell.array
+        graph = AtomGraph.from_atoms(atoms)
+        torch.testing.assert_close(edge_vectors(graph, edge_shifts(graph)), graph.edge_vec, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="wrap the positions"):
+        atoms.positions[0] += 200 * atoms.cell[0]
+        edge_shifts(AtomGraph.from_atoms(atoms, dtype=torch.float64))
 
 
 def test_an_empty_memory_is_saved_and_loaded():
@@ -189,9 +250,13 @@ def test_an_empty_memory_is_saved_and_loaded():
 
 
 def test_a_checkpoint_holds_only_rows_in_use():
-    memory, rng = ReplayMemory(1000), torch.Generator().manual_seed(0)
-    for t in range(10): memory.add(random_transition(rng, 4, t))
-    assert sum(v.nbytes for v in memory.state().values()) < memory.nbytes / 20
+    rng, wide, narrow = torch.Generator().manual_seed(0), ReplayMemory(1000), ReplayMemory(10)
+    for t in range(10):
+        part = random_transition(rng, 4, t)
+        wide.add(part), narrow.add(part)
+    a, b = ({k: v for k, v in m.state().items() if k != "lanes"} for m in (wide, narrow))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert sum(v.nbytes for v in a.values()) < wide.nbytes / 4
 
 
 def test_batches_go_to_a_device():
@@ -223,8 +288,30 @@ def test_recent_data_are_drawn_by_their_half_life(share):
 
 
 def test_a_capacity_that_does_not_fit_is_refused_before_a_run_folder_is_made(small):
-    with pytest.raises(InputError, match="GB are free: lower it"): train(replace(small, buffer_capacity=10**12), progress=False)
+    with pytest.raises(InputError, match="GB are free: lower it. ([0-9,]+) transitions fit"):
+        train(replace(small, buffer_capacity=10**12), progress=False)
     assert not Path(small.run).exists()
+
+
+def test_what_is_said_to_fit_is_what_fits(monkeypatch):
+    """In a machine of 1 MB."""
+    rng, parts = torch.Generator().manual_seed(0), []
+    monkeypatch.setattr("atomrl_nb.memory.free_memory", lambda: 1e6)
+    for t in range(1, 700): parts.append(random_transition(rng, 8, t, after=parts[-1] if parts else None))
+    with pytest.raises(InputError, match="transitions fit") as refused: ReplayMemory(10**6).add(parts[0])
+    fit = int(re.search("([0-9,]+) transitions fit", str(refused.value))[1].replace(",", ""))
+    memory, previous = ReplayMemory(fit), None
+    for part in parts: previous = (int(memory.add(part, [previous])), int(part.t_total))
+    assert 300 < fit == len(memory) and 5e5 < memory.nbytes < 1.1e6
+
+
+def test_a_memory_that_outgrows_the_machine_says_how_much_fits(monkeypatch):
+    """Structures larger than the first ones."""
+    rng, memory = torch.Generator().manual_seed(0), ReplayMemory(100)
+    for t in range(10): memory.add(random_transition(rng, 4, t))
+    monkeypatch.setattr("atomrl_nb.memory.free_memory", lambda: 1e4)
+    with pytest.raises(InputError, match="Lower buffer_capacity to"):
+        for t in range(10, 100): memory.add(random_transition(rng, 40, t))
 
 
 def test_suggested_capacities():
@@ -238,7 +325,29 @@ def test_the_suggestion_knows_the_size_of_a_transition(trainer):
     """The bytes that `suggest_capacity` reckons with are those that the memory takes, to a factor of 1.5."""
     state = trainer.memory.state()
     taken = sum(v.nbytes for v in state.values()) / len(trainer.memory)
-    assert 1 / 1.5 < (600 * 16 + 150 * 4) / taken < 1.5
+    assert 1 / 1.5 < 1e6 / suggest_capacity(4, limit=1e6) / taken < 1.5
+
+
+def test_a_transition_of_108_atoms_takes_50_kB_and_not_three_MB(small):
+    """Edges are stored by their ends, and the networks say the same of a sampled state as of the observed one."""
+    made = Trainer(replace(small, n_envs=2), [bulk("Cu", cubic=True).repeat(3)])
+    made.begin()
+    for _ in range(3): made.round()
+    taken = sum(v.nbytes for v in made.memory.state().values()) / len(made.memory)
+    assert 30_000 < taken < 70_000  # a third more states than steps: the episodes are three steps long
+    assert 1 / 1.6 < 1e6 / suggest_capacity(108, limit=1e6) / taken < 1.6
+    newest = made.memory.get((made.memory.storage["t_total"] > 4).nonzero()[:, 0]).next_graph
+    assert newest.pair_features is None and torch.equal(newest.positions, made.graph.positions)
+    with torch.no_grad(): torch.testing.assert_close(made.agent.actor(newest), made.agent.actor(made.graph), rtol=1e-4, atol=1e-6)
+
+
+def test_structures_of_four_and_sixteen_atoms_share_a_memory(small):
+    """What is stored is decided for the run, not from step to step."""
+    made = Trainer(small, [bulk("Cu", cubic=True), bulk("Cu", cubic=True).repeat((2, 2, 1))])
+    made.begin()
+    for _ in range(12): made.round()
+    sizes = made.memory.get(torch.arange(len(made.memory))).graph.sizes
+    assert set(sizes.tolist()) == {4, 16} and made.agent.updates > 0
 
 
 @pytest.mark.parametrize("changes", [dict(sampling="recent", half_life=10.0), dict(sampling="expert", expert_share=0.3), dict(n_step=3, expert_share=0.2)])

@@ -28,7 +28,8 @@ from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .network_speed import bench_networks
 from .loop import LoopSearch, tune_run
 from .learned import find_policy, shipped_policies
-from .optimizer import CLASSICAL, FALLBACKS, relax, summary
+from .comparing import CLASSICAL, relax, summary
+from .optimizer import FALLBACKS
 from .outputs import check_targets, frames_to, structure_format, write_structures
 from .report import Report
 from .search import search

@@ -23,7 +23,7 @@ from .force_field import ForceField, anchored, force_field
 from .graphs import AtomGraph, environment_features
 from .hessian import capped
 from .internals import Measured
-from .networks import Actor, load_policy
+from .networks import Actor, Policy, load_policy
 from .planner import Planner, PlannerSettings
 from .potential import Moved
 from .structures import InputError, coordination
@@ -38,7 +38,7 @@ def shipped_policies() -> dict:  # name -> file
 
 def find_policy(
     policy: str | Path,  # run folder, policy file or name of a shipped policy
-) -> tuple:  # (actor, card)
+) -> Policy:
     "Load the policy that `policy` names."
     shipped, path = shipped_policies(), Path(policy)
     if str(policy) in shipped: return load_policy(shipped[str(policy)])
@@ -81,7 +81,7 @@ def away_from_home(
 # %% ../nbs/03a_learned.ipynb #3aa00012
 def choose_policy(
     atoms: Atoms,  # with calculator, where it is known
-    policies: dict,  # name -> (actor, card)
+    policies: dict,  # name -> `Policy`
 ) -> str:  # name; empty where none fits
     "Choose among policies."
     best = ""

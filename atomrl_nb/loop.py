@@ -18,7 +18,7 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from .checkpoints import read_run
 from .learned import loop_of
-from .networks import load_policy, save_policy
+from .networks import Policy, load_policy, save_policy
 from .optimizer import RelaxMany, RLOptimizer
 from .structures import CountedCalculator, InputError, calculator, perturb
 from .settings import settings_from
@@ -26,21 +26,21 @@ from .training import check_calculator
 
 # %% ../nbs/12a_loop.ipynb #12a00007
 def numbers_of(
-    policy: tuple,  # actor and card
+    policy: Policy,
 ) -> dict:  # name -> number
     "Read the numbers of a policy's loop."
     return asdict(loop_of(*policy))
 
 def with_numbers(
-    policy: tuple,  # actor and card
+    policy: Policy,
     numbers: dict,
-) -> tuple:  # actor and card
+) -> Policy:
     "Give a policy other numbers."
-    return policy[0], policy[1] | {"loop": dict(numbers)}
+    return Policy(policy[0], policy[1] | {"loop": dict(numbers)})
 
 # %% ../nbs/12a_loop.ipynb #12a00010
 def evaluations_of(
-    policy: tuple,  # actor and card
+    policy: Policy,
     starts: list,  # `ase.Atoms`, displaced; they stay as they are
     make: Callable,  # () -> calculator
     fmax: float = 0.01,  # [eV/Å]
@@ -96,7 +96,7 @@ class Metered(CountedCalculator):
 
     def count(
         self,
-        policy: tuple,  # actor and card
+        policy: Policy,
         starts: list,  # `ase.Atoms`
         fmax: float,  # [eV/Å]
     ) -> list:  # force evaluations of each
@@ -109,7 +109,7 @@ class Metered(CountedCalculator):
 
 # %% ../nbs/12a_loop.ipynb #b779a4e3
 def search_loop(
-    policy: tuple,  # actor and card; the head is a learned energy
+    policy: Policy,  # the head is a learned energy
     draw: Callable,  # random generator -> displaced `ase.Atoms`
     make: Callable,  # () -> calculator; called once
     settings: LoopSearch = LoopSearch(),
@@ -174,12 +174,13 @@ def tune_run(
 ) -> FoundLoop:
     "Search for the numbers of a run's policy, and write them into it."
     (config, structures), path = read_run(run), Path(run)/"policy.safetensors"
-    (actor, card), s = load_policy(path), settings_from(config)
+    policy, s = load_policy(path), settings_from(config)
+    actor, card = policy
     if actor.settings.head != "potential": raise InputError(f"The policy of {str(run)!r} proposes displacements and does not plan: there is no loop to tune.")
     check_calculator(s.calculator, spec)
     env = s.environment
     draw = lambda rng: perturb(structures[rng.integers(len(structures))], env.perturb, rng, env.perturb_kind)
-    found = search_loop((actor, card), draw, lambda: calculator(s.calculator), settings, s.seed)
+    found = search_loop(policy, draw, lambda: calculator(s.calculator), settings, s.seed)
     mean = lambda counts: round(float(np.mean(counts)), 3)
     save_policy(path, actor, card | dict(loop=found.numbers, loop_search=dict(evaluations=found.evaluations, before=mean(found.old), after=mean(found.new))))
     return found

@@ -7,7 +7,7 @@ __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS
            'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'neighbour_list', 'closest_pair',
            'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy',
            'random_cluster', 'NamedSystem', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed',
-           'cold_spec', 'calculator', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
+           'cold_spec', 'calculator', 'as_calculator', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
 import contextlib, difflib, importlib, inspect, io, itertools, warnings
@@ -475,6 +475,10 @@ def calculator(
     if name == "eam" and rest: return EAM(*rest.split(","))
     if name and ("." in name or rest): return _from_factory(name, rest, spec)
     raise InputError(f"Unknown calculator {spec!r}; known: {', '.join(CALCULATORS)}.")
+
+def as_calculator(given: Calculator | str) -> Calculator:
+    "Take a calculator as it is, and make one of a spec."
+    return calculator(given) if isinstance(given, str) else given
 
 # %% ../nbs/00_structures.ipynb #ced7d228
 def known_elements(

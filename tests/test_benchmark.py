@@ -8,7 +8,7 @@ import pytest
 from atomrl_nb import benchmark, measuring, test_sets
 from atomrl_nb.benchmark import bench_relax
 from atomrl_nb.measuring import column, measure, starts_id
-from atomrl_nb.optimizer import relax
+from atomrl_nb.comparing import relax
 from atomrl_nb.structures import HELD_OUT_PAIRS, calculator, load
 from atomrl_nb.test_sets import CAP, FAMILIES, FMAX, OPTIMIZERS, TEST_SETS, assert_disjoint, starts_of
 

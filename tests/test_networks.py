@@ -13,7 +13,8 @@ from atomrl_nb.convolutions import arrange
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.hessian import saddle_free_step
 from atomrl_nb.networks import (REFERENCE, Actor, Critic, Network, NetworkSettings, PlainNetwork, TwinCritics,
-                                assert_consistent, from_reference, load_reference_checkpoint)
+                                assert_consistent)
+from atomrl_nb.reference import from_reference, load_reference_checkpoint
 from atomrl_nb.planning import PlanSettings, plan
 from atomrl_nb.potential import EnergyModel, Moved
 from atomrl_nb.structures import InputError, calculator, load, perturb

@@ -7,7 +7,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from atomrl_nb.optimizer import RLOptimizer, summary
+from atomrl_nb.comparing import summary
+from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.report import Report, close_pairs, warnings_of
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from fastcore.basics import patch
 
+from .convolutions import PAIRS_UP_TO
 from .graphs import AtomGraph, rows_of
 from .structures import InputError
 
@@ -23,7 +24,7 @@ SAMPLING = ("uniform", "recent", "expert")
 class MemorySettings:
     "What the memory keeps for the expert, and how it is sampled."
     expert_share: float = 0.0  # share of the slots that only the expert's transitions may take
-    sampling: str = "uniform"  # one of `SAMPLING`: all alike, recent ones more often, or `expert_share` from the expert's
+    sampling: str = "uniform"  # one of `SAMPLING`: all alike, newer ones more often, or `expert_share` the expert's
     half_life: float = 1000.0  # with "recent": transitions after which an agent's transition is drawn half as often
     n_step: int = 1  # rewards summed before the critic takes over
 
@@ -38,7 +39,7 @@ def suggest_capacity(
 ) -> Capacity:
     "Suggest a `buffer_capacity`, and say why."
     if n_atoms < 1: raise InputError(f"A structure has at least one atom, not {n_atoms}.")
-    geometry = 300 * n_atoms**2 if n_atoms <= 8 else 7 * 60 * n_atoms  # bytes of pairs; of edges, 60 within 5 Å in a metal
+    geometry = 300 * n_atoms**2 if n_atoms <= PAIRS_UP_TO else 420 * n_atoms  # bytes: pairs, or 60 edges an atom
     wanted, fits = min(max(600 * n_atoms, 1000), 100_000), int(limit / (geometry + 100 * n_atoms + 150))
     capacity = Capacity(max(min(wanted, fits), 1))
     small = "small: forces change sharply with structure, so the guide fears wrong targets from old experience"
@@ -56,7 +57,7 @@ class Batch:
     next_graph: AtomGraph  # after the move
     displacement_pred: torch.Tensor  # (n_atoms, 3) as the actor proposed it [Å]
     displacement: torch.Tensor  # (n_atoms, 3) as the environment executed it [Å]
-    target: torch.Tensor  # (n_atoms, 3) label: path to the episode's end, or the expert's step; zero where there is none [Å]
+    target: torch.Tensor  # (n_atoms, 3) label: path to the episode's end, or the expert's step; else zero [Å]
     has_target: torch.Tensor  # (n_graphs,) 1 where there is a label
     a_back: torch.Tensor  # (n_graphs,)
     reward: torch.Tensor  # (n_graphs,)
@@ -82,12 +83,13 @@ def edge_shifts(
     graph: AtomGraph,  # with edges
 ) -> torch.Tensor:  # (n_edges, 3) whole numbers, int8
     "Count the lattice vectors between the two ends of each edge."
-    none, of = torch.zeros_like(graph.edge_vec), graph.batch[graph.edge_index[0]]
-    beyond = graph.edge_vec - edge_vectors(graph, none)
-    shift = torch.bmm(beyond[:, None], torch.linalg.pinv(graph.cell)[of])[:, 0].round()
+    beyond = graph.edge_vec - edge_vectors(graph, torch.zeros_like(graph.edge_vec))
+    inverse = torch.linalg.pinv(graph.cell)[graph.batch[graph.edge_index[0]]]
+    shift = torch.bmm(beyond[:, None], inverse)[:, 0].round()
     if (edge_vectors(graph, shift) - graph.edge_vec).abs().gt(1e-3).any():
         raise ValueError("A vector of an edge is not the difference of two positions plus lattice vectors.")
-    if shift.abs().gt(127).any(): raise InputError("An atom lies more than 127 cells away from its neighbours: wrap the positions.")
+    if shift.abs().gt(127).any():
+        raise InputError("An atom lies more than 127 cells away from its neighbours: wrap the positions.")
     return shift.to(torch.int8)
 
 # %% ../nbs/06_memory.ipynb #aa437bc5
@@ -147,7 +149,7 @@ class ReplayMemory:
 
     def __len__(self) -> int: return sum(lane.used for lane in self.lanes)
     @property
-    def written(self) -> int: return sum(lane.written for lane in self.lanes)  # transitions so far, those overwritten too
+    def written(self) -> int: return sum(lane.written for lane in self.lanes)  # so far, those overwritten too
     @property
     def nbytes(self) -> int: return sum(t.nbytes for t in self.storage.values())
 
@@ -160,17 +162,19 @@ def free_memory() -> float:  # bytes
     except (OSError, TypeError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
 
+# %% ../nbs/06_memory.ipynb #06a1000d
 @patch
 def check_room(
     self: ReplayMemory,
     graph: AtomGraph,  # typical structures, with the fields that will be stored
 ):
     "Refuse a capacity that the machine has no memory for."
-    moves, free = 3 * graph.positions.nbytes, free_memory()
-    each = 1.125 * (sum(x.nbytes for x in stored_rows(graph)[0].values()) + moves) / graph.n_graphs + 150
+    taken = sum(x.nbytes for x in stored_rows(graph)[0].values()) + 3 * graph.positions.nbytes  # three fields of a move
+    each, free = 1.125 * taken / graph.n_graphs + 150, free_memory()
     if self.device.type == "cpu" and each * self.buffer_capacity > free:
-        raise InputError(f"A memory of buffer_capacity {self.buffer_capacity:,} needs about {each * self.buffer_capacity / 1e9:.3g} GB "
-                         f"here, but only {free / 1e9:.3g} GB are free: lower it. {int(free / each):,} transitions fit.")
+        raise InputError(f"A memory of buffer_capacity {self.buffer_capacity:,} needs about "
+                         f"{each * self.buffer_capacity / 1e9:.3g} GB here, but only {free / 1e9:.3g} GB are free: "
+                         f"lower it. {int(free / each):,} transitions fit.")
 
 # %% ../nbs/06_memory.ipynb #926bed19
 _PER_ATOM = ("displacement_pred", "displacement", "target")  # fields of `Batch` with a row for each atom
@@ -198,6 +202,21 @@ def _allocate(
         self.storage[name] = value.new_zeros(rows, *value.shape[1:], device=self.device)
     self.storage["states"].fill_(-1)
 
+# %% ../nbs/06_memory.ipynb #06a10005
+@patch(as_prop=True)
+def _ragged(self: ReplayMemory) -> list:
+    "Kinds of which states have many rows each, as the columns of `start` and `count`: atoms first."
+    return sorted(kind for kind in self.used if kind != "graphs")
+
+@patch
+def _laid(self: ReplayMemory, value, room) -> torch.Tensor:
+    "Lay rows at the front of a new tensor."
+    new = room * value.shape[1:].numel() * value.element_size()
+    if self.device.type == "cpu" and new > free_memory():
+        raise InputError(f"The memory finds no room for another {new / 1e9:.3g} GB: "
+                         f"lower buffer_capacity to {len(self):,}, which fit.")
+    return torch.cat([value, value.new_zeros(room - len(value), *value.shape[1:])])
+
 # %% ../nbs/06_memory.ipynb #06a10006
 @patch
 def _sweep(
@@ -210,39 +229,17 @@ def _sweep(
     states[states >= 0] = torch.searchsorted(kept, states[states >= 0])  # their new numbers
     rows, start, count = {"graphs": kept}, self.storage["start"][kept], self.storage["count"][kept]
     for k, kind in enumerate(self._ragged): rows[kind] = row_index(start[:, k], count[:, k])[0]
-    for kind in self.used:
-        self.used[kind] = len(rows[kind])
-        self.room[kind] = max(self.room[kind], (len(rows[kind]) + coming.get(kind, 0)) * 9 // 8)
+    self.used = {kind: len(rows[kind]) for kind in self.used}
+    for kind, n in self.used.items(): self.room[kind] = max(self.room[kind], (n + coming.get(kind, 0)) * 9 // 8)
     for name, kind in self.kinds.items():
         if kind != "slots": self.storage[name] = self._laid(self.storage[name][rows[kind]], self.room[kind])
     self.storage["start"][:len(kept)] = count.cumsum(0) - count
 
-@patch
-def _laid(self: ReplayMemory, value, room) -> torch.Tensor:
-    "Lay rows at the front of a new tensor."
-    needed, free = room * value.shape[1:].numel() * value.element_size(), free_memory()
-    if self.device.type == "cpu" and needed > free:
-        raise InputError(f"The memory is full: {needed / 1e9:.3g} GB more are needed, and {free / 1e9:.3g} GB are free. "
-                         f"Lower buffer_capacity to {len(self):,}, which fit.")
-    new = value.new_zeros(room, *value.shape[1:])
-    new[:len(value)] = value
-    return new
-
-@patch(as_prop=True)
-def _ragged(self: ReplayMemory) -> list:
-    "Kinds of which states have many rows each, as the columns of `start` and `count`: atoms first."
-    return sorted(kind for kind in self.used if kind != "graphs")
-
 # %% ../nbs/06_memory.ipynb #42c1269f
-@patch
-def holds(self: ReplayMemory, slot: int, t_total: int) -> bool:
-    "Tell whether a slot still holds the transition of this environment step."
-    return bool(self.storage) and int(self.storage["t_total"][slot]) == t_total
-
 @patch
 def _append(self: ReplayMemory, rows, counts) -> torch.Tensor:
     "Write states behind the last one: their numbers."
-    coming = {_kind(name): len(value) for name, value in rows.items()}
+    coming = {self.kinds[name]: len(value) for name, value in rows.items()}
     if any(self.used[kind] + n > self.room[kind] for kind, n in coming.items()): self._sweep(coming)
     count = torch.stack([counts[kind] for kind in self._ragged], 1)
     start = torch.tensor([self.used[kind] for kind in self._ragged]).to(count) + count.cumsum(0) - count
@@ -263,17 +260,27 @@ def _states(
     begins = before < 0
     new = AtomGraph.collate([batch.graph.only(begins), batch.next_graph]) if begins.any() else batch.next_graph
     rows, counts = stored_rows(new)
-    if not self.storage:
-        self.check_room(batch.graph)
-        count = torch.stack(list(counts.values()), 1)
-        own = {name: getattr(batch, name) for name in _OF_BATCH} | {"states": count.new_zeros(0, 2)}
-        self._allocate(rows | own | dict(start=count, count=count, follower=count[:, 0]))
-    other = rows.keys() ^ (self.storage.keys() - {"states", *_OF_BATCH, *_OF_STATE})
+    if not self.storage: self._begin(batch, rows, counts)
+    other = rows.keys() ^ {name for name, _ in self._of_graph}
     if other: raise ValueError(f"The memory holds other fields: {sorted(other)} differ.")
     numbers = self._append(rows, counts)
     states = self.storage["states"][before, 1]
     states[begins] = numbers[:-len(before)]
     return states, numbers[-len(before):]
+
+# %% ../nbs/06_memory.ipynb #06a10010
+@patch
+def _begin(self: ReplayMemory, batch, rows, counts):
+    "Make the tensors when the first transitions show what they hold."
+    self.check_room(batch.graph)
+    count = torch.stack(list(counts.values()), 1)
+    own = {name: getattr(batch, name) for name in _OF_BATCH} | {"states": count.new_zeros(0, 2)}
+    self._allocate(rows | own | dict(start=count, count=count, follower=count[:, 0]))
+
+@patch(as_prop=True)
+def _of_graph(self: ReplayMemory) -> list:
+    "Stored fields of the graphs, and what their rows count."
+    return [(name, kind) for name, kind in self.kinds.items() if name not in ("states", *_OF_BATCH, *_OF_STATE)]
 
 # %% ../nbs/06_memory.ipynb #e13d3d75
 @patch
@@ -290,29 +297,12 @@ def _claim(self: ReplayMemory, source) -> torch.Tensor:
         lane.written += n
     return slots
 
-@patch
-def add(
-    self: ReplayMemory,
-    batch: Batch,
-    previous: list | None = None,  # for each transition (slot, t_total) of the one before it in its episode, or None
-) -> torch.Tensor:  # (n_graphs,) slots they went to
-    "Write transitions over the oldest ones."
-    graphs = dict(graph=batch.graph.to(self.device), next_graph=batch.next_graph.to(self.device))
-    batch = replace(batch, **graphs, **{name: getattr(batch, name).to(self.device) for name in _OF_BATCH})
-    previous = previous or [None] * batch.graph.n_graphs
-    linked = [p[0] if p and self.holds(*p) else -1 for p in previous]
-    before, after = self._states(batch, torch.tensor(linked, device=self.device))
-    rows = self._rows_of_moves(before)
-    self._check_states(before, rows, batch.graph)
-    slots = self._claim(batch.source)
-    states, follower = self.storage["states"], self.storage["follower"]
-    lost = states[slots, 0]
-    follower[lost[lost >= 0]], follower[before] = -1, slots
-    states[slots] = torch.stack([before, after], 1)
-    for name in _OF_BATCH: self.storage[name][rows if name in _PER_ATOM else slots] = getattr(batch, name)
-    return slots
-
 # %% ../nbs/06_memory.ipynb #06a10008
+@patch
+def holds(self: ReplayMemory, slot: int, t_total: int) -> bool:
+    "Tell whether a slot still holds the transition of this environment step."
+    return bool(self.storage) and int(self.storage["t_total"][slot]) == t_total
+
 @patch
 def _rows_of_moves(self: ReplayMemory, states) -> torch.Tensor:
     "List the rows of the atoms of some states."
@@ -321,8 +311,30 @@ def _rows_of_moves(self: ReplayMemory, states) -> torch.Tensor:
 @patch
 def _check_states(self: ReplayMemory, states, rows, graph):
     "Refuse a step that does not begin where the step before it ended, or is not the first to begin there."
-    if not torch.equal(self.storage["positions"][rows], graph.positions) or (self.storage["follower"][states] >= 0).any():
+    same = torch.equal(self.storage["positions"][rows], graph.positions)
+    if not same or (self.storage["follower"][states] >= 0).any():
         raise ValueError("A transition does not begin where the transition before it in its episode ended.")
+
+# %% ../nbs/06_memory.ipynb #06a10012
+@patch
+def add(
+    self: ReplayMemory,
+    batch: Batch,
+    previous: list | None = None,  # for each transition (slot, t_total) of the one before in its episode, or None
+) -> torch.Tensor:  # (n_graphs,) slots they went to
+    "Write transitions over the oldest ones."
+    own = {name: getattr(batch, name).to(self.device) for name in _OF_BATCH}
+    batch = replace(batch, graph=batch.graph.to(self.device), next_graph=batch.next_graph.to(self.device), **own)
+    linked = [p[0] if p and self.holds(*p) else -1 for p in previous or [None] * batch.graph.n_graphs]
+    before, after = self._states(batch, torch.tensor(linked, device=self.device))
+    rows = self._rows_of_moves(before)
+    self._check_states(before, rows, batch.graph)
+    slots, states, follower = self._claim(batch.source), self.storage["states"], self.storage["follower"]
+    overwritten = states[slots, 0]
+    follower[overwritten[overwritten >= 0]], follower[before] = -1, slots
+    states[slots] = torch.stack([before, after], 1)
+    for name, value in own.items(): self.storage[name][rows if name in _PER_ATOM else slots] = value
+    return slots
 
 # %% ../nbs/06_memory.ipynb #d8ea1b46
 @patch
@@ -361,11 +373,6 @@ def _collate(
     graph = AtomGraph(**values, batch=of["atoms"])
     return graph if shift is None else replace(graph, edge_vec=edge_vectors(graph, shift)), index["atoms"]
 
-@patch(as_prop=True)
-def _of_graph(self: ReplayMemory) -> list:
-    "Stored fields of the graphs, and what their rows count."
-    return [(name, kind) for name, kind in self.kinds.items() if name not in ("states", *_OF_BATCH, *_OF_STATE)]
-
 # %% ../nbs/06_memory.ipynb #8c896b82
 @patch
 def get(
@@ -392,6 +399,7 @@ def sample(
     if not len(self): raise ValueError("The memory is empty.")
     return self.get(self.draw(batch_size, generator))
 
+# %% ../nbs/06_memory.ipynb #06a10013
 @patch
 def draw(
     self: ReplayMemory,
@@ -451,6 +459,7 @@ def state(self: ReplayMemory) -> dict:
     lanes = torch.tensor([[lane.slots, lane.written] for lane in self.lanes])
     return {"format": torch.tensor(FORMAT), "lanes": lanes, **table}
 
+# %% ../nbs/06_memory.ipynb #06a10014
 @patch
 def load_state(
     self: ReplayMemory,
@@ -459,8 +468,8 @@ def load_state(
     "Take over a saved memory."
     found = int(state.get("format", 1))
     if found != FORMAT:
-        raise InputError(f"The memory was saved in format {found}, and this version reads format {FORMAT}: "
-                         "go on with the version that began the run, or begin a new one from its parameters (--init-from).")
+        raise InputError(f"The memory was saved in format {found}, and this version reads format {FORMAT}: go on with "
+                         "the version that began the run, or begin a new run from its parameters (--init-from).")
     if state["lanes"][:, 0].tolist() != [lane.slots for lane in self.lanes]:
         raise ValueError("The saved memory has another capacity or another reserve for the expert.")
     for lane, (_, written) in zip(self.lanes, state["lanes"].tolist()): lane.written = written

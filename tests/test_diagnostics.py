@@ -161,7 +161,7 @@ def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path):
 
 def test_a_policy_that_still_gains_is_not_said_to_relax_nothing():
     some = HEALTHY.assign(relaxed=0.25)
-    assert named(some.assign(relaxed_gain=math.nan)) == named(some.assign(relaxed_gain=0.2)) == []  # a first evaluation, and one that gained
+    assert named(some.assign(relaxed_gain=math.nan)) == named(some.assign(relaxed_gain=0.2)) == []  # few evaluations, and some that gained
     assert named(some.assign(relaxed_gain=0.0)) == ["does not relax"]
 
 

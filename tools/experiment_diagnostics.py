@@ -2,7 +2,7 @@
 
 Thresholds (the healthy ranges of `diagnostics.METRIC_GUIDE`) are set on seeds 0 to 3, the table comes from seeds 4 to 7.
 `--thresholds` trains nothing: it says what seeds 0 to 3 of the saved result suggest, and counts the alarms anew.
-`--later` trains the conditions of rules that came later (seeds 0 and 1 set, 2 and 3 count) and writes `findings.json`: the
+`--later` trains the conditions of rules that came later (seeds 0 to 2 set, 3 and 4 count) and writes `findings.json`: the
 metrics that those rules look at are not in the older result, whose other numbers stay as they are.
 """
 import argparse
@@ -67,7 +67,7 @@ LATER = {
     "critic diverges": replace(CONDITIONS["exploding gradients"], td3=replace(CONDITIONS["exploding gradients"].td3, critic_lr=0.3)),
     "critic overestimates": CONDITIONS["critic overestimates"],
 }
-LATER_COUNTED = range(2, 4)  # seeds; 0 and 1 set the ranges
+LATER_TUNED, LATER_COUNTED = range(0, 3), range(3, 5)  # seeds
 
 
 class Scaled(EMT):
@@ -207,7 +207,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=8, help="seeds 0 to N-1 (8)")
     parser.add_argument("--work", type=Path, help="folder where finished runs are kept, so that an interruption loses little")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one core each (2)")
-    parser.add_argument("--later", action="store_true", help="seeds 0 to 3 of the conditions that came later")
+    parser.add_argument("--later", action="store_true", help="seeds 0 to 4 of the conditions that came later")
     parser.add_argument("--thresholds", action="store_true", help="train nothing: print what seeds 0 to 3 suggest, and count the alarms anew")
     args = parser.parse_args()
     if args.thresholds:
@@ -218,7 +218,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        seeds = [0] if args.quick else range(4) if args.later else range(args.seeds)
+        seeds = [0] if args.quick else range(5) if args.later else range(args.seeds)
         conditions = ("healthy: cuau4", "hitting the wall", "exploding gradients") if args.quick else LATER if args.later else CONDITIONS
         tasks = [(condition, seed, work, args.quick) for seed in seeds for condition in conditions]
         runs = []
@@ -229,7 +229,7 @@ def main():
         result = later(runs, "--later") if args.later and not args.quick else summary(runs)
         if args.later and not args.quick: write_text(BENCHMARK / "findings.json", json.dumps(result) + "\n")
         elif not args.quick: save(runs, work)
-        thresholds(runs, range(2) if args.later else TUNED)
+        thresholds(runs, LATER_TUNED if args.later else TUNED)
         print("\n" + table(result))
 
 

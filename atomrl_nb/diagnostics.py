@@ -7,7 +7,7 @@ __all__ = ['METRIC_GUIDE', 'RULES', 'read_table', 'discounted_returns', 'best_re
            'Rule', 'Finding', 'examine', 'diagnose', 'plot_results', 'plot_metrics', 'save_results']
 
 # %% ../nbs/10_diagnostics.ipynb #d1b82339
-import io, json, math, textwrap
+import json, math, textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .callbacks import TABLES
 from .checkpoints import read_run, write_text
+from .files import read_rows
 from .structures import InputError
 from .td3 import TD3Settings
 
@@ -26,10 +28,11 @@ def read_table(
 ) -> pd.DataFrame:  # one row a step, an episode or an evaluated start
     "Read a table of a run, also while the run writes it."
     read_run(run)  # says so where this is no run folder
-    try: text = (Path(run)/f"{name}.csv").read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{str(run)!r} holds no {name}.csv yet: the run was stopped before its first step.") from error
-    return pd.read_csv(io.StringIO(text[:text.rfind("\n") + 1]))
+    path = Path(run)/f"{name}.csv"
+    if not path.exists():
+        raise InputError(f"{str(run)!r} holds no {name}.csv yet: the run was stopped before its first step.")
+    rows = read_rows(path, TABLES[name])  # says in which line something is wrong
+    return pd.read_csv(path, nrows=len(rows))
 
 # %% ../nbs/10_diagnostics.ipynb #a3f4619d
 def _sum_backwards(metrics, gamma, stop=False):

@@ -76,7 +76,8 @@ def card_of(
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
     return dict(elements=elements, coordination=surroundings(structures, s), calculator=s.calculator,
                 structures=list(map(str, s.structures)), n_structures=len(structures),
-                largest_atoms=max(map(len, structures)), perturb=env.perturb, fmax=env.fmax, r0=env.r0, r0_factor=s.environment.r0_factor,
+                largest_atoms=max(map(len, structures)), perturb=env.perturb, fmax=env.fmax, r0=env.r0,
+                r0_factor=s.environment.r0_factor,
                 correction_mode=env.correction_mode, env_features=list(env.env_features), max_steps=env.max_steps,
                 seed=s.seed, t_total=trainer.t_total, expert_evaluations=trainer.expert_evaluations,
                 force_evaluations=sum(e.force_evaluations for e in trainer.environments))

@@ -22,8 +22,8 @@ from .td3 import deviation_weight_at
 
 # %% ../nbs/09b_learner.ipynb #9bb0007
 METRICS = ["t_total", "episode", "reward", "fmax", "actual_move", "action_scale", "output_scale", "a_back", "angle",
-           "exploration", "expert", "expert_evaluations", "failed", "nfake", "success", "terminated", "truncated", "memory_age", "memory_oldest",
-           "expert_share", "updates", "loss_q", "q", "q_gap", "td_error", "grad_norm_q", "loss_pi", "q_pi", "deviation",
+           "exploration", "expert", "expert_evaluations", "failed", "nfake", "success", "terminated", "truncated", "memory_age",
+           "memory_oldest", "expert_share", "updates", "loss_q", "q", "q_gap", "td_error", "grad_norm_q", "loss_pi", "q_pi", "deviation",
            "deviation_weight", "imitation_error", "secant_error", "label_share", "grad_norm_pi", "seconds"]
 
 class Trainer(Player):

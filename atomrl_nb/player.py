@@ -36,6 +36,7 @@ class Player:
         s, self.settings, self.structures = settings, settings, structures
         device = "cuda" if s.device == "cuda" or s.device == "auto" and torch.cuda.is_available() else "cpu"
         env = resolve_r0(s.environment, structures)
+        env = replace(env, history=env.history or s.network.history)  # what the network asks for is observed
         calc = calculator(s.calculator)
         seeds = [[s.seed, 1, k] for k in range(s.n_envs)]
         warm = s.calculator.startswith("warm:")

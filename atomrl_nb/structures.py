@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED',
-           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'has_lattice', 'neighbour_list', 'closest_pair',
-           'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy',
-           'random_cluster', 'NamedSystem', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed',
-           'cold_spec', 'calculator', 'as_calculator', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
+           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'has_lattice', 'neighbour_list',
+           'closest_pair', 'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy',
+           'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements',
+           'EAM', 'Boxed', 'cold_spec', 'calculator', 'as_calculator', 'runs_code', 'known_elements',
+           'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
 import contextlib, difflib, importlib, inspect, io, itertools, warnings
@@ -26,7 +27,7 @@ from ase.calculators.emt import EMT, parameters as emt_parameters
 from ase.calculators.lj import LennardJones
 from ase.cluster import Icosahedron, Octahedron
 from ase.constraints import FixAtoms
-from ase.data import atomic_numbers, covalent_radii, reference_states
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii, reference_states
 from ase.io import read
 from ase.neighborlist import primitive_neighbor_list
 
@@ -42,8 +43,16 @@ def check_name(
 ) -> str:  # the same name
     "Return `value`, or raise `InputError` with the nearest known name."
     if value in known: return value
-    near = difflib.get_close_matches(str(value), known, n=1)
-    raise InputError(f"Unknown {what} {value!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}."))
+    raise InputError(f"Unknown {what} {value!r}{nearest(str(value), known)}")
+
+def nearest(
+    name: str,  # one that there is not
+    known: tuple | dict,  # the names there are
+    group: str = "",  # before the nearest one, such as "td3."
+) -> str:  # the end of a sentence
+    "Say which name was probably meant, or which there are."
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {group + near[0]!r}?" if near else f"; known: {', '.join(known)}."
 
 # %% ../nbs/00_structures.ipynb #7019e777
 def has_lattice(
@@ -114,6 +123,10 @@ def check_structure(
 ) -> Atoms:  # the same structure
     "Return `atoms`, or raise `InputError` where they cannot be relaxed."
     if len(atoms) == 0: raise InputError(f"{name} holds no atoms.")
+    strange = [int(z) for z in atoms.numbers if not 0 <= z < len(chemical_symbols)]
+    if strange:
+        raise InputError(f"{name} holds the atomic number {strange[0]}, and the last element is "
+                         f"{len(chemical_symbols) - 1}.")
     if not np.isfinite(atoms.positions).all() or not np.isfinite(np.asarray(atoms.cell)).all():
         raise InputError(f"{name} holds positions or lattice vectors that are not finite numbers.")
     if not has_lattice(atoms):
@@ -122,7 +135,9 @@ def check_structure(
     if distance < TOO_CLOSE:
         raise InputError(f"{name}: atoms {i} and {j} are {distance:.3f} Å apart, closer than {TOO_CLOSE} Å.")
     unknown = sorted(set(atoms.get_chemical_symbols()) - elements) if elements is not None else []
-    if unknown: raise InputError(f"{name} holds {', '.join(unknown)}, which the calculator does not know; it knows {', '.join(sorted(elements))}.")
+    if unknown:
+        raise InputError(f"{name} holds {', '.join(unknown)}, which the calculator does not know; it knows "
+                         f"{', '.join(sorted(elements))}.")
     return atoms
 
 # %% ../nbs/00_structures.ipynb #5b8aefc7
@@ -260,15 +275,22 @@ def _read(source):
     if source in NAMED_SYSTEMS: return [(f"{source}:{k}", a) for k, a in enumerate(NAMED_SYSTEMS[source].build())]
     path, _, index = source.rpartition("@") if "@" in source and not Path(source).exists() else (source, "", ":")
     if not Path(path).is_file():
-        raise InputError(f"There is no file {path!r} and no built-in system of that name; built-in: {', '.join(NAMED_SYSTEMS)}.")
-    try: found = read(path, index=index)
+        raise InputError(f"There is no file {path!r} and no built-in system of that name; built-in: "
+                         f"{', '.join(NAMED_SYSTEMS)}.")
+    try: found = read(path, index=index, do_not_split_by_at_sign=True)
     except (StopIteration, IndexError) as error:
-        if index != ":": raise InputError(f"{path!r} has no structure {index}: count from 0, or write a range like 0:10.") from error
+        if index != ":":
+            raise InputError(f"{path!r} has no structure {index}: count from 0, or write a range like 0:10.") from error
         raise InputError(f"{path!r} holds no structures.") from error
-    except Exception as error: raise InputError(f"{path!r} cannot be read as atoms ({type(error).__name__}: {error}).") from error
+    except Exception as error:
+        raise InputError(f"{path!r} cannot be read as atoms ({type(error).__name__}: {error}).") from error
     found = found if isinstance(found, list) else [found]
     if not found: raise InputError(f"{source!r} holds no structures.")
-    return [(f"{Path(path).name}:{k}", a) for k, a in enumerate(found)]
+    return [(f"{printable(Path(path).name)}:{k}", a) for k, a in enumerate(found)]
+
+def printable(name: str) -> str:
+    "Write control characters of a name as codes, so that it stays on its line in tables and messages."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 def load(
     *sources: str | Path,  # files that ASE reads (`file@0:10` takes a part), or names of built-in systems
@@ -441,7 +463,8 @@ def _packaged(name, rest, spec):
     except (ValueError, TypeError, KeyError) as error: raise InputError(f"Calculator {spec!r}: {error}.") from error
 
 # %% ../nbs/00_structures.ipynb #5fd9a549
-CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]", "chgnet", "sevennet[:model=7net-0]", "package.module:factory", "warm:SPEC")
+CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]",
+               "chgnet", "sevennet[:model=7net-0]", "package.module:factory", "warm:SPEC")
 
 def _options(text, allowed, spec):
     "Parse `a=1,b=2` into floats, refusing names that the calculator does not have."
@@ -449,7 +472,8 @@ def _options(text, allowed, spec):
     try: values = {k.strip(): float(v) for k, v in pairs.items()}
     except ValueError as error: raise InputError(f"Calculator {spec!r}: options are name=number.") from error
     if set(values) - set(allowed): raise InputError(f"Calculator {spec!r}: options are {', '.join(allowed)}.")
-    if any(not v > 0 for v in values.values()): raise InputError(f"Calculator {spec!r}: options are positive numbers.")
+    if any(not 0 < v < np.inf for v in values.values()):
+        raise InputError(f"Calculator {spec!r}: options are positive numbers.")
     return values
 
 def _from_factory(module, name, spec):
@@ -457,7 +481,8 @@ def _from_factory(module, name, spec):
     try: made = getattr(importlib.import_module(module), name)()
     except Exception as error:  # whatever a user's factory raises, the spec is what must be mended
         raise InputError(f"Unknown calculator {spec!r} ({error}); known: {', '.join(CALCULATORS)}.") from error
-    if not hasattr(made, "get_forces"): raise InputError(f"{spec!r} returned no ASE calculator but {type(made).__name__}.")
+    if not hasattr(made, "get_forces"):
+        raise InputError(f"{spec!r} returned no ASE calculator but {type(made).__name__}.")
     return made
 
 def cold_spec(spec: str) -> str:
@@ -479,6 +504,14 @@ def calculator(
 def as_calculator(given: Calculator | str) -> Calculator:
     "Take a calculator as it is, and make one of a spec."
     return calculator(given) if isinstance(given, str) else given
+
+# %% ../nbs/00_structures.ipynb #00f0039
+def runs_code(
+    spec: str,  # calculator spec
+) -> bool:
+    "Tell whether making a calculator may execute code that did not come with a package."
+    name, _, rest = cold_spec(spec).partition(":")
+    return name not in ("emt", "lj", "eam", *PACKAGED) or name == "sevennet" and bool(rest)
 
 # %% ../nbs/00_structures.ipynb #ced7d228
 def known_elements(

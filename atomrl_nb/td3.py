@@ -18,7 +18,7 @@ from .hessian import saddle_free_step, translation_free
 from .memory import Batch
 from .networks import Actor, NetworkSettings, TwinCritics, output_scale
 from .potential import Moved
-from .structures import InputError, check_name
+from .schema import TD3, build, plain_values
 
 # %% ../nbs/07_td3.ipynb #131e0ebf
 @dataclass(frozen=True)
@@ -26,28 +26,24 @@ class TD3Settings:
     "How the agent learns."
     gamma: float = 0.5  # discount: relaxing is a matter of the next few steps
     polyak: float = 0.99  # share of the target networks that is kept at an update
-    actor_lr: float = 3e-3
-    critic_lr: float = 4e-3
+    actor_lr: float = 3e-3  # learning rate of the actor (Adam)
+    critic_lr: float = 4e-3  # and of the critics
     policy_delay: int = 2  # critic updates for each actor update
     exploration_noise: float = 0.3  # width, as a share of the rms displacement
     target_policy_noise: float = 0.1  # the same, in the critics' target
     target_noise_clip: float = 0.3  # largest target noise, as a share of the rms displacement
     deviation_weight: float = 0.1  # lambda of the deviation penalty [1/Å²]
-    deviation_weight_end: float | None = None  # lambda after `deviation_steps`, reached in a straight line; None: it stays
+    deviation_weight_end: float | None = None  # lambda after `deviation_steps`, in a straight line; None: it stays
     deviation_steps: int = 2000  # environment steps from the one to the other
-    deviation_target: str = "corrected"  # held against the environment's correction, or "replay": against the stored move
+    deviation_target: str = "corrected"  # against the environment's correction, or "replay": the stored move
     deviation_through: bool = True  # let the gradient run through the correction
     deviation_scaled: bool = True  # lambda in units of the mean |Q|, or of Q itself
     q_weight: float = 0.1  # of the critic's judgement in the actor loss
     imitation_weight: float = 1.0  # of the relative error against labels
     q_filter: bool = False  # a label counts only where the critic judges it better than the actor's move
     secant_weight: float = 1.0  # of the relative error in force changes, for the head "potential"
-    anneal_steps: int = 0  # environment steps over which the learning rates fall to a fiftieth, as a cosine; 0: they stay
+    anneal_steps: int = 0  # environment steps over which the rates fall to a fiftieth, as a cosine; 0: they stay
     max_grad_norm: float = 10.0  # gradients are clipped to this norm
-
-    def __post_init__(self):
-        check_name(self.deviation_target, ("corrected", "replay"), "deviation target")
-        if self.deviation_steps < 1: raise InputError(f"Setting 'deviation_steps' must be positive, not {self.deviation_steps}.")
 
 # %% ../nbs/07_td3.ipynb #e20035b4
 def relative_noise(
@@ -72,12 +68,13 @@ class TD3Agent:
         self,
         network: NetworkSettings = NetworkSettings(),
         settings: TD3Settings = TD3Settings(),
-        r0: float | torch.Tensor = 0.1,  # smallest allowed distance, or a table by atomic numbers, for the deviation penalty [Å]
+        r0: float | torch.Tensor = 0.1,  # smallest distance, or a table by atomic numbers, for the penalty [Å]
         seed: int = 0,  # of the parameters and the noise
         device: str = "cpu",
         correction_mode: str = "structure",  # how the environment corrects, for the same penalty
     ):
-        self.settings, self.r0, self.correction_mode, self.updates, self.device = settings, r0, correction_mode, 0, torch.device(device)
+        self.settings = settings = build(settings, plain_values(settings), TD3, "td3.")
+        self.r0, self.correction_mode, self.updates, self.device = r0, correction_mode, 0, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

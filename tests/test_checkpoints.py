@@ -152,7 +152,7 @@ def test_a_checkpoint_belongs_to_its_run(run, tmp_path):
     (run / "config.json").write_text(json.dumps(config | {"seed": 2}))
     with pytest.raises(InputError, match="belongs to another run, or config.json"): resume(run, steps=60, progress=False)
     (run / "config.json").write_text(json.dumps(config)[:100])
-    with pytest.raises(InputError, match="config.json or structures.traj"): resume(run, steps=60, progress=False)
+    with pytest.raises(InputError, match="config.json' is no valid JSON"): resume(run, steps=60, progress=False)
     (run / "config.json").write_text(json.dumps(config | {"bufer_capacity": 7}))
     with pytest.raises(InputError, match="did you mean 'buffer_capacity'"): resume(run, steps=60, progress=False)
 

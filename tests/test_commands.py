@@ -55,8 +55,10 @@ def test_bad_structures_get_a_sentence_and_exit_code_2(files, capsys, name, comm
 
 @pytest.mark.parametrize("options, said", [
     (["--calculator", "vasp"], "known: emt"), (["--calculator", "eam:none.fs"], "no EAM file"), (["--calculator", "lj:size=3"], "options are"),
-    (["--steps", "0"], "must be positive"), (["--perturb", "-1"], "must not be negative"), (["--perturb", "nan"], "must not be negative"), (["--seed", "-1"], "must not be negative"), (["--settings", "none.toml"], "cannot be read"),
-    (["--settings", "wrong.json"], "did you mean 'buffer_capacity'"), (["--device", "cuda"], "no CUDA device")])
+    (["--steps", "0"], "--steps is '0', but it must be a whole number from 1"), (["--perturb", "-1"], "a number from 0 to 10 [Å]"),
+    (["--perturb", "nan"], "a number from 0 to 10 [Å]"), (["--seed", "-1"], "--seed is '-1'"), (["--steps", "9" * 400], "--steps is '999"),
+    (["--settings", "none.toml"], "no file 'none.toml'"), (["--settings", "wrong.json"], "did you mean 'buffer_capacity'"),
+    (["--device", "gpu"], "one of: auto, cpu, cuda"), (["--device", "cuda"], "no CUDA device")])
 def test_bad_training_options(files, capsys, monkeypatch, options, said):
     monkeypatch.chdir(files)
     import torch

@@ -127,18 +127,18 @@ def test_killed_in_the_middle_and_resumed_it_is_the_run_whose_changes_were_asked
         assert (run / "checkpoints" / name / file).read_bytes() == (twin / "checkpoints" / name / file).read_bytes()
 
 
-@pytest.mark.parametrize("text, said", [("", "no valid JSON"), ('{"nfake": 0.5, "pau', "no valid JSON"), ("[1]", "names with values"), ('{"gamma": 0.1}', "Unknown wish 'gamma'"),
-                                        ('{"nfake": 1.01}', "from 0 to 1"), ('{"nfake": -0.1}', "from 0 to 1"), ('{"nfake": true}', "is a number"), ('{"nfake": "0.1"}', "is a number"),
-                                        ('{"deviation_weight": Infinity}', "is a number"), ('{"exploration_noise": NaN}', "is a number"), ('{"paused": 1}', "true or false"),
-                                        ('{"nfake": 0.1, "stop": "yes"}', "true or false"), ("\udcff", "no valid JSON")])
+@pytest.mark.parametrize("text, said", [("", "no valid JSON"), ('{"nfake": 0.5, "pau', "no valid JSON"), ("[1]", "names with values"), ('{"gamma": 0.1}', "Unknown setting 'gamma'"),
+                                        ('{"nfake": 1.01}', "from 0 to 1"), ('{"nfake": -0.1}', "from 0 to 1"), ('{"nfake": true}', "must be a number"), ('{"nfake": "0.1"}', "must be a number"),
+                                        ('{"deviation_weight": Infinity}', "must be a number"), ('{"exploration_noise": NaN}', "must be a number"), ('{"paused": 1}', "true or false"),
+                                        ('{"nfake": 0.1, "stop": "yes"}', "true or false"), ("\udcff", "no text in UTF-8")])
 def test_a_bad_file_is_named_once_and_changes_nothing(plain, tmp_path, capsys, text, said):
     run = copied(plain, tmp_path / "run", 32)
     (run / "control.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     resume(run, progress=False)
     errors = capsys.readouterr().err
-    assert errors.count("\n") == 1 and "control.json' is not followed" in errors and said in errors
+    assert errors.count("\n") == 1 and "control.json'" in errors and "It is not followed" in errors and said in errors
     assert content(run) == content(plain)
-    with pytest.raises(InputError, match="is not followed"): read_wishes(run)
+    with pytest.raises(InputError, match="It is not followed"): read_wishes(run)
     assert wish(run, nfake=0.3) == dict(nfake=0.3)  # the next wish mends it
 
 

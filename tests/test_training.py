@@ -131,7 +131,7 @@ def test_a_total_already_reached_is_said_and_no_error(whole, capsys):
         assert train_main(["--resume", str(whole), *steps]) == 0
         assert "has already reached t_total 48" in capsys.readouterr().out
     assert train_main(["--resume", str(whole), "--steps", "0"]) == 2
-    assert "must be positive" in capsys.readouterr().err
+    assert "--steps is '0', but it must be a whole number from 1" in capsys.readouterr().err
 
 
 FACTORY = """

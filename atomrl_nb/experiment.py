@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance',
-           'with_earlier', 'rows_as_json', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result', 'one_thread',
-           'results_of', 'run_experiment', 'with_row', 'experiment_parser', 'chosen', 'experiment_main', 'command_of',
-           'TimedCalculator']
+           'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result',
+           'one_thread', 'results_of', 'run_experiment', 'with_row', 'experiment_parser', 'chosen', 'experiment_main',
+           'command_of', 'TimedCalculator']
 
 # %% ../nbs/12b_experiment.ipynb #12b00004
-import argparse, contextlib, hashlib, importlib.metadata, importlib.resources, json, multiprocessing, os, platform, re
-import shlex, subprocess, sys, tempfile, time
+import argparse, contextlib, hashlib, importlib.metadata, importlib.resources, json, math, multiprocessing, os
+import platform, re, shlex, subprocess, sys, tempfile, time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from ase.calculators.calculator import all_changes
 
@@ -100,6 +101,16 @@ def rows_as_json(
     opening = "{" if head == "{}" else head.removesuffix("\n}") + ","
     return f'{opening}\n "{rows}": [\n  {lines}\n ]\n}}\n'
 
+# %% ../nbs/12b_experiment.ipynb #12b00035
+def plain(
+    value,  # dictionaries, lists, tuples, arrays, numbers, text
+):
+    "Make plain JSON values."
+    if isinstance(value, dict): return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)): return [plain(inner) for inner in value]
+    if isinstance(value, (np.ndarray, np.generic)): return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
 # %% ../nbs/12b_experiment.ipynb #12b00014
 @dataclass(frozen=True)
 class Experiment:
@@ -142,16 +153,16 @@ def begun(
     overwrite: bool = False,  # begin anew where there is a file
 ) -> dict:
     "Begin a result, or go on with that of a file."
-    now = provenance(command, experiment.policies)
+    now, settings = provenance(command, experiment.policies), plain(experiment.settings)
     if file is None or overwrite or not file.is_file():
-        return experiment.settings | {"provenance": now, experiment.rows: []}
+        return settings | {"provenance": now, experiment.rows: []}
     saved = read_result(file, experiment.rows)
-    for name, value in experiment.settings.items():
+    for name, value in settings.items():
         if name in saved and saved[name] != value:
             raise InputError(f"{str(file)!r} was measured with other settings ({name}): "
                              "move it away, or give --overwrite to begin anew.")
     if saved[experiment.rows]: now = with_earlier(now, saved.get("provenance"))
-    return saved | experiment.settings | dict(provenance=now)
+    return saved | settings | dict(provenance=now)
 
 # %% ../nbs/12b_experiment.ipynb #12b00030
 def read_result(
@@ -223,8 +234,9 @@ def run_experiment(
         folder = Path(work) if work else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         for case, found in results_of(experiment, missing, workers, quick, folder):
-            result = with_row(experiment, result, cases, case | found)
-            print(experiment.tell(case | found), flush=True)
+            row = plain(case | found)
+            result = with_row(experiment, result, cases, row)
+            print(experiment.tell(row), flush=True)
             if path: write_text(path, rows_as_json(result, experiment.rows))
     return result
 

@@ -228,23 +228,13 @@ def test_a_save_may_be_killed_before_each_of_its_calls(run, monkeypatch):
     assert list(checkpoints(run)) == [32, 48, 60] and latest_t_total(run) == 60
 
 
-def kills(*options):
-    """Run the experiment and return how it ended and what it printed."""
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_kills.py"), *options], capture_output=True, text=True, timeout=1200,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    return done.returncode, done.stdout.splitlines() or [done.stderr]
-
-
-def test_three_kills():
-    code, said = kills("--quick")
-    assert code == 0 and said[-1].startswith("3 kills: 3 resumed, 3 exact"), said
-
-
 @pytest.mark.slow
 def test_twenty_kills(tmp_path):
-    code, said = kills("--kills", "20", "--seed", "7", "--out", str(tmp_path / "kills.json"))
-    found = json.loads((tmp_path / "kills.json").read_text())
-    assert code == 0 and found["kills"] == found["resumed"] == found["exact"] == 20, said
+    file = tmp_path / "kills.json"
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_kills.py"), "--seeds", "20", "--out", str(file)],
+                          capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    found = json.loads(file.read_text())
+    assert done.returncode == 0 and found["kills"] == found["resumed"] == found["exact"] == 20, done.stderr
     assert found["most_lost"] <= found["checkpoint_interval"] + found["n_envs"]
     assert {t["kind"] for t in found["trials"]} == {"moment", "call", "half a file"}
 

@@ -1,8 +1,6 @@
 """Findings on runs that were really trained sick (kept in nbs/benchmark/sick), on tables made by hand, and by the command."""
 import json
 import math
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -130,15 +128,6 @@ def test_pictures_of_the_shortest_runs(tmp_path):
     short = train(replace(SMALL, run=str(tmp_path / "run"), steps=4, evaluation_interval=0), progress=False)
     assert [f.name for f in diagnose(short)] == ["never learnt"]
     assert save_results(short).exists() and len(plot_metrics(short).axes) == len(METRIC_GUIDE)
-
-
-def test_the_experiment_in_its_quick_form(tmp_path):
-    before = {p: p.stat().st_mtime_ns for p in BENCHMARK.rglob("*")}
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_diagnostics.py"), "--quick", "--jobs", "1", "--work", str(tmp_path)],
-                          capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.csv.gz"))) == 3 and not [p for p in tmp_path.iterdir() if p.is_dir()]
-    assert "found where it is" in done.stdout and before == {p: p.stat().st_mtime_ns for p in BENCHMARK.rglob("*")}
 
 
 def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path):

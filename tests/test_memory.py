@@ -382,13 +382,12 @@ def test_sampling_is_faster_than_pytorch_geometric():
     assert times["geometric"] > 6 * times["memory"], times
 
 
-@pytest.mark.parametrize("script", ["memory_speed", "experiment_memory", "experiment_expert"])
-def test_the_measurements_in_their_quick_form(script):
+def test_the_measurement_of_speed_in_its_quick_form():
     saved = TOOLS.parent / "nbs" / "benchmark"
     before = {p: p.stat().st_mtime_ns for p in saved.iterdir()}
-    done = subprocess.run([sys.executable, str(TOOLS / f"{script}.py"), "--quick"], cwd=TOOLS.parent, capture_output=True, text=True, check=True, timeout=600,
+    done = subprocess.run([sys.executable, str(TOOLS / "memory_speed.py"), "--quick"], cwd=TOOLS.parent, capture_output=True, text=True, check=True, timeout=600,
                           env=os.environ | {"PYTHONPATH": str(TOOLS.parent), "OMP_NUM_THREADS": "1"})
-    assert {"memory_speed": '"list"', "experiment_memory": "target error", "experiment_expert": "of them the expert's"}[script] in done.stdout
+    assert '"list"' in done.stdout
     assert before == {p: p.stat().st_mtime_ns for p in saved.iterdir()}
 
 

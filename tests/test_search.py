@@ -1,8 +1,4 @@
 """The search: minima are recognised, the budget is kept, the small cluster is found."""
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +8,6 @@ from ase.build import bulk
 from atomrl_nb.search import Minimum, basin_hopping, enter, fingerprint, kicked, multistart, random_start, search
 from atomrl_nb.structures import closest_pair, load, perturb
 
-ROOT = Path(__file__).resolve().parent.parent
 LJ7 = Atoms("Ar7", np.zeros((7, 3)))
 
 
@@ -67,14 +62,6 @@ def test_starts_and_kicks_are_not_clashes(like):
     before = start.positions.copy()
     kicked(start, rng)
     assert (start.positions == before).all()
-
-
-def test_the_experiment_in_its_quick_form():
-    file = ROOT / "nbs" / "benchmark" / "search.json"
-    before = file.read_bytes()
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_search.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count("LJ7") == 6 and before == file.read_bytes()
 
 
 def test_a_crystal_is_known_wherever_its_cell_begins():

@@ -1,5 +1,6 @@
-"""The long measurements in their quick form."""
+"""The long measurements in their quick form, and the files that they have written."""
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -7,44 +8,65 @@ from pathlib import Path
 
 import pytest
 
+from atomrl_nb.experiment import run_experiment
+
 ROOT = Path(__file__).resolve().parent.parent
+TOOLS, SAVED = ROOT / "tools", ROOT / "nbs" / "benchmark"
+NAMES = [path.stem.removeprefix("experiment_") for path in sorted(TOOLS.glob("experiment_*.py"))]
+MINUTES = {"monitor", "reinforcement", "search"}  # slow even in their quick form
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def experiment(name):
+    """Import a tool, and return its experiment."""
+    sys.path.insert(0, str(TOOLS))
+    try: return importlib.import_module(f"experiment_{name}").EXPERIMENT
+    finally: sys.path.pop(0)
+
+
+def times(folder):
+    """Note when each file was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_is_named_like_its_file_and_lists_plain_distinct_cases(name):
+    made = experiment(name)
+    saved = json.loads((SAVED / f"{name}.json").read_text(encoding="utf-8"))
+    assert made.name == name and saved[made.rows]
+    cases = made.cases(2, False)
+    assert json.loads(json.dumps(cases)) == cases
+    assert len({json.dumps(case, sort_keys=True) for case in cases}) == len(cases)
+    assert len({tuple(case) for case in cases}) == 1 and not set(cases[0]) & set(made.settings)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in MINUTES)) for name in NAMES])
+def test_an_experiment_in_its_quick_form(name, capsys):
+    before, made = times(SAVED), experiment(name)
+    result = run_experiment(made, quick=True, seeds=1)
+    rows, cases = result[made.rows], made.cases(1, True)
+    assert [{key: row[key] for key in case} for row, case in zip(rows, cases, strict=True)] == cases
+    assert all(len(row) > len(cases[0]) for row in rows) and json.loads(json.dumps(result)) == result
+    assert not any(isinstance(lost := row.get("lost"), str) and lost for row in rows), rows  # why a start was lost
+    assert made.conclude(rows) or capsys.readouterr().out
+    assert all(row["exact"] for row in rows if "exact" in row), rows  # a run that was killed
+    assert before == times(SAVED)
+
+
+def test_an_experiment_as_a_command_in_its_quick_form():
+    before = times(SAVED)
+    done = subprocess.run([sys.executable, str(TOOLS / "experiment_tuned_bfgs.py"), "--quick"], cwd=ROOT, text=True,
+                          capture_output=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0 and done.stdout.count('"mean"') == 2, done.stderr
+    assert before == times(SAVED)
 
 
 def test_training_of_a_shipped_policy_in_its_quick_form():
-    before = {p: p.stat().st_mtime_ns for p in (ROOT / "atomrl_nb" / "policies").iterdir()}
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "train_shipped.py"), "lj-clusters", "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    before = times(ROOT / "atomrl_nb" / "policies")
+    done = subprocess.run([sys.executable, str(TOOLS / "train_shipped.py"), "lj-clusters", "--quick"], cwd=ROOT, text=True,
+                          capture_output=True, check=True, timeout=300, env=ENVIRONMENT)
     assert "lj-clusters: works" in done.stdout
-    assert before == {p: p.stat().st_mtime_ns for p in (ROOT / "atomrl_nb" / "policies").iterdir()}
-
-
-def test_the_experiment_on_constraints_in_its_quick_form():
-    result = ROOT / "nbs" / "benchmark" / "constraints.json"
-    before = result.read_bytes() if result.exists() else None
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_constraints.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["start", "dense", "dense", "inside", "inside"]
-    assert before == (result.read_bytes() if result.exists() else None)
-
-
-def test_the_experiment_on_networks_in_its_quick_form():
-    files = [ROOT / "nbs" / "benchmark" / f"{name}.json" for name in ("tail", "gate")]
-    before = [file.read_bytes() for file in files]
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_networks.py"), "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count("mean |Q|") == 3 and "0 features: Action Scale 1.0 at first, 1.0 at last" in done.stdout
-    assert before == [file.read_bytes() for file in files]
-
-
-@pytest.mark.parametrize("name, options, said, times", [("planning", [], "converged 2/2", 9), ("reinforcement", [], "over 1 seeds", 11),
-                                                        ("reinforcement", ["--long"], "steps  one step", 2), ("overhead", [], "ms a step alone", 1), ("pieces", [], "whole", 1),
-                                                        ("noise", [], "alloys", 4), ("size", [], "'converged': True", 3)])
-def test_an_experiment_in_its_quick_form(name, options, said, times):
-    file = ROOT / "nbs" / "benchmark" / f"{name}.json"
-    before = file.read_bytes()
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / f"experiment_{name}.py"), *options, "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count(said) == times and before == file.read_bytes()
+    assert before == times(ROOT / "atomrl_nb" / "policies")
 
 
 @pytest.fixture
@@ -123,8 +145,6 @@ def test_a_saved_view_of_an_older_format_is_outdated_also_in_a_volatile_cell(mon
 
 def test_every_saved_view_has_the_format_that_pages_draw(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
-    import json
-
     from ase.build import bulk
     from notebooks import formats
 

@@ -1,32 +1,34 @@
-"""Cure sick runs as their findings ask, one change after the other, until nothing is found; write `nbs/benchmark/cures.json`.
+"""Cure sick runs as their findings ask, one change after the other, until nothing is found.
 
 The sick runs are those of `experiment_diagnostics.py`. What is changed is what a finding names; the curves of one seed are
 kept in `nbs/benchmark/cured/`.
 """
-import argparse
-import json
-import os
 import shutil
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
+import torch
+from experiment_diagnostics import CONDITIONS, KEPT, RESULTS, found, keep_curves, rounded, short
 
-from experiment_diagnostics import BENCHMARK, CONDITIONS, _curves, _short, found
-from atomrl_nb.checkpoints import write_text
 from atomrl_nb.diagnostics import diagnose, indicators
-from atomrl_nb.networks import NetworkSettings
+from atomrl_nb.experiment import Experiment, experiment_main, read_result
 from atomrl_nb.training import train
 
+IMITATE = dict(td3=dict(imitation_weight=1.0), expert=dict(nfake=0.5))
 CURES = {  # each change keeps those before it
     "hitting the wall": [dict(environment=dict(r0=None))],
-    "critic overestimates": [dict(td3=dict(gamma=0.5)), dict(td3=dict(imitation_weight=1.0, q_weight=0.1), expert=dict(nfake=0.5))],
-    "hides by not moving": [dict(td3=dict(deviation_weight=0.1), environment=dict(correction_weight=0.5)), dict(environment=dict(r0=None)),
-                            dict(td3=dict(imitation_weight=1.0), expert=dict(nfake=0.5))],
+    "critic overestimates": [dict(td3=dict(gamma=0.5)),
+                             dict(td3=dict(imitation_weight=1.0, q_weight=0.1), expert=dict(nfake=0.5))],
+    "hides by not moving": [dict(td3=dict(deviation_weight=0.1), environment=dict(correction_weight=0.5)),
+                            dict(environment=dict(r0=None)), IMITATE],
 }
-KEPT = 0  # the seed whose curves are kept
+
+
+def cases(seeds: int, quick: bool) -> list:
+    """List the illnesses for each seed."""
+    illnesses = list(CURES)[:1] if quick else CURES
+    return [dict(illness=illness, seed=seed) for seed in ([KEPT] if quick else range(seeds)) for illness in illnesses]
 
 
 def changed(settings, change: dict):
@@ -34,56 +36,60 @@ def changed(settings, change: dict):
     return replace(settings, **{group: replace(getattr(settings, group), **values) for group, values in change.items()})
 
 
-def cure(illness: str, seed: int, work: Path, quick: bool = False) -> dict:
+def measure(case: dict, quick: bool, work: Path) -> dict:
     """Change and train until nothing is found, or no change is left."""
-    sick, steps = CONDITIONS[illness], []
+    torch.set_num_threads(1)
+    illness, seed, steps = case["illness"], case["seed"], []
+    settings = CONDITIONS[illness]
     for number, change in enumerate(CURES[illness], 1):
-        sick, run = changed(sick, change), work / f"{illness.replace(' ', '-')}-{number}-{seed}"
-        kept = run.with_suffix(".json")
-        if not kept.exists():
-            shutil.rmtree(run, ignore_errors=True)
-            settings = replace(sick, run=str(run), seed=seed)
-            if quick: settings = replace(settings, steps=80, evaluation_interval=40, evaluation_starts=2, network=NetworkSettings(channels=4, layers=1))
-            try: train(settings, progress=False)
-            except FloatingPointError: pass  # a finding, too
-            findings = diagnose(run)
-            _curves(run).to_csv(run.with_suffix(".csv.gz"), index=False, float_format="%.3g", compression=dict(method="gzip", mtime=0))
-            write_text(kept, json.dumps(dict(change=change, findings=[f.name for f in findings], indicators={k: _short(v) for k, v in indicators(run).items()})))
-            shutil.rmtree(run)
-        steps.append(json.loads(kept.read_text(encoding="utf-8")))
-        if not steps[-1]["findings"]: break
-    return dict(illness=illness, seed=seed, steps=steps)
+        settings, name = changed(settings, change), f"{illness.replace(' ', '-')}-{number}"
+        steps.append(dict(change=change, **trained(replace(settings, run=str(work / f"{name}-{seed}"), seed=seed),
+                                                   quick, RESULTS / "cured" / f"{name}.csv.gz")))
+        if not steps[-1]["findings"]:
+            break
+    return dict(steps=steps, sick=sick_runs().get((illness, seed), []))
 
 
-def summary(cures: list) -> dict:
-    """Put the sick runs in front of their cures, and count."""
-    sick = {(r["condition"], r["seed"]): found(r) for r in json.loads((BENCHMARK / "diagnostics.json").read_text(encoding="utf-8"))["runs"]}
-    cures = [c | dict(sick=sick[c["illness"], c["seed"]]) for c in cures]
-    count = lambda illness: dict(illness=illness, runs=sum(c["illness"] == illness for c in cures),
-                                 cured_after=[sum(c["illness"] == illness and not c["steps"][min(k, len(c["steps"]) - 1)]["findings"] for c in cures) for k in range(len(CURES[illness]))])
-    return dict(changes=CURES, cured=[count(illness) for illness in CURES], runs=cures)
+def trained(settings, quick: bool, curves: Path) -> dict:
+    """Train once, and say what is found."""
+    run = Path(settings.run)
+    shutil.rmtree(run, ignore_errors=True)  # of a run that was killed
+    try:
+        train(short(settings) if quick else settings, progress=False)
+    except FloatingPointError:
+        pass  # a finding, too
+    result = dict(findings=[finding.name for finding in diagnose(run)],
+                  indicators={name: rounded(value) for name, value in indicators(run).items()})
+    if not quick and settings.seed == KEPT:
+        keep_curves(run, curves)
+    shutil.rmtree(run)
+    return result
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one short run, to see that the command works; writes no result")
-    parser.add_argument("--seeds", type=int, default=4, help="seeds 0 to N-1 (4)")
-    parser.add_argument("--work", type=Path, help="folder where finished runs are kept, so that an interruption loses little")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        work, cures = args.work or Path(scratch), []
-        work.mkdir(parents=True, exist_ok=True)
-        for seed in [KEPT] if args.quick else range(args.seeds):
-            for illness in list(CURES)[:1] if args.quick else CURES:
-                cures.append(cure(illness, seed, work, args.quick))
-                print(f"{illness:24} seed {seed}: " + "; ".join(", ".join(step["findings"]) or "nothing found" for step in cures[-1]["steps"]), flush=True)
-        result = summary(cures)
-        print(json.dumps(result["cured"], indent=1))
-        if args.quick: return
-        write_text(BENCHMARK / "cures.json", json.dumps(result) + "\n")
-        (BENCHMARK / "cured").mkdir(exist_ok=True)
-        for path in work.glob(f"*-{KEPT}.csv.gz"): shutil.copyfile(path, BENCHMARK / "cured" / path.name.replace(f"-{KEPT}.csv", ".csv"))
+def sick_runs() -> dict:
+    """Read what was found in the sick runs: (illness, seed) -> names."""
+    runs = read_result(RESULTS / "diagnostics.json", "runs")["runs"]
+    return {(run["condition"], run["seed"]): found(run) for run in runs}
 
+
+def counted(rows: list) -> dict:
+    """Count how many runs of each illness are cured after each change."""
+    cured = []
+    for illness, changes in CURES.items():
+        mine = [row["steps"] for row in rows if row["illness"] == illness]
+        after = [sum(not steps[min(k, len(steps) - 1)]["findings"] for steps in mine) for k in range(len(changes))]
+        cured.append(dict(illness=illness, runs=len(mine), cured_after=after))
+    return dict(cured=cured)
+
+
+def tell(row: dict) -> str:
+    """Say what each change left to be found."""
+    said = "; ".join(", ".join(step["findings"]) or "nothing found" for step in row["steps"])
+    return f"{row['illness']:24} seed {row['seed']}: {said}"
+
+
+EXPERIMENT = Experiment("cures", "Do the changes that findings name cure sick runs?", cases, measure,
+                        dict(changes=CURES), seeds=4, tell=tell, summary=counted, rows="runs")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(experiment_main(EXPERIMENT, RESULTS))

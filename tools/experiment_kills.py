@@ -3,17 +3,15 @@
 Kills come at random moments, before a random call that changes files, and in the middle of a file of tensors. Children
 are forked off this process, which has loaded everything, so that a kill costs about a second.
 """
-import argparse
-import json
 import mmap
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -21,15 +19,16 @@ import torch
 from atomrl_nb import checkpoints
 from atomrl_nb.checkpoints import Table, latest_t_total
 from atomrl_nb.environment import EnvironmentSettings
+from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.networks import NetworkSettings, load_policy
 from atomrl_nb.settings import Settings
 from atomrl_nb.callbacks import BaseCallback
 from atomrl_nb.training import resume, train
 
-ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=64, seed=1, checkpoint_interval=12,
-                    evaluation_interval=20, evaluation_starts=2, buffer_capacity=60, environment=EnvironmentSettings(max_steps=8),
-                    network=NetworkSettings(channels=4, layers=1))
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
+SETTINGS = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=64, seed=1,
+                    checkpoint_interval=12, evaluation_interval=20, evaluation_starts=2, buffer_capacity=60,
+                    environment=EnvironmentSettings(max_steps=8), network=NetworkSettings(channels=4, layers=1))
 KINDS = ("moment", "call", "half a file")
 SHARED = mmap.mmap(-1, 8)  # the child's `t_total`, which the parent reads after the kill
 
@@ -53,11 +52,13 @@ def die_before_call(n):
     def counted(function):
         def call(*args, **kwargs):
             left[0] -= 1
-            if left[0] < 0: die()
+            if left[0] < 0:
+                die()
             return function(*args, **kwargs)
         return call
 
-    for name in ("replace", "fsync", "mkdir", "rmdir", "unlink", "rename"): setattr(os, name, counted(getattr(os, name)))
+    for name in ("replace", "fsync", "mkdir", "rmdir", "unlink", "rename"):
+        setattr(os, name, counted(getattr(os, name)))
 
 
 def die_in_a_file(n):
@@ -74,18 +75,22 @@ def die_in_a_file(n):
     checkpoints.save_file = half
 
 
-def work(run, settings, before=lambda: None):
+def start(run, settings, before=lambda: None):
     """Fork a child that makes the run, or goes on with it; return its process id."""
     sys.stdout.flush()
     child = os.fork()
-    if child: return child
+    if child:
+        return child
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         before()
-        if (run / "config.json").exists(): resume(run, progress=False, callbacks=[Progress()])
-        else: train(replace(settings, run=str(run)), progress=False, callbacks=[Progress()])
+        if (run / "config.json").exists():
+            resume(run, progress=False, callbacks=[Progress()])
+        else:
+            train(replace(settings, run=str(run)), progress=False, callbacks=[Progress()])
         os._exit(0)
-    finally: os._exit(1)
+    finally:
+        os._exit(1)
 
 
 def wait(child):
@@ -99,9 +104,10 @@ def same(run, whole):
     files = [f"{folder}/{name}" for name in ("agent.safetensors", "memory.safetensors", "state.json")]
     rows = lambda path: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(path)]
     (a, card), (b, other) = (load_policy(path / "policy.safetensors") for path in (run, whole))
-    return (all((run / f).read_bytes() == (whole / f).read_bytes() for f in files)
-            and card == other and all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
-            and all(rows(run / f"{t}.csv") == rows(whole / f"{t}.csv") for t in ("metrics", "episodes", "evaluations")))
+    tables = [f"{name}.csv" for name in ("metrics", "episodes", "evaluations")]
+    return (all((run / f).read_bytes() == (whole / f).read_bytes() for f in files) and card == other
+            and all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+            and all(rows(run / table) == rows(whole / table) for table in tables))
 
 
 def trial(folder, whole, seconds, kind, rng):
@@ -109,41 +115,60 @@ def trial(folder, whole, seconds, kind, rng):
     run, SHARED[:] = folder / "run", bytes(8)
     shutil.rmtree(run, ignore_errors=True)
     n = {"moment": 0, "call": rng.randrange(300), "half a file": rng.randrange(16)}[kind]
-    child = work(run, SETTINGS, {"moment": lambda: None, "call": lambda: die_before_call(n), "half a file": lambda: die_in_a_file(n)}[kind])
+    before = {"moment": lambda: None, "call": lambda: die_before_call(n), "half a file": lambda: die_in_a_file(n)}[kind]
+    child = start(run, SETTINGS, before)
     if kind == "moment":
         time.sleep(rng.uniform(0.05, 0.95) * seconds)
         os.kill(child, signal.SIGKILL)
-    killed, reached, made = wait(child) == -signal.SIGKILL, int.from_bytes(SHARED[:], "little"), (run / "config.json").exists()
-    saved = latest_t_total(run) if made else 0
-    resumed = wait(work(run, SETTINGS)) == 0
-    return dict(kind=kind, killed=killed, t_total=reached, checkpoint=saved if made else None, lost=reached - saved,
+    killed, made = wait(child) == -signal.SIGKILL, (run / "config.json").exists()
+    reached, saved = int.from_bytes(SHARED[:], "little"), latest_t_total(run) if made else 0
+    resumed = wait(start(run, SETTINGS)) == 0
+    return dict(killed=killed, t_total=reached, checkpoint=saved if made else None, lost=reached - saved,
                 resumed=resumed, exact=resumed and same(run, whole))
 
 
-def experiment(folder, kills, seed):
-    """Do all the trials; return the result as plain JSON values."""
-    rng, trials, began = random.Random(seed), [], time.perf_counter()
-    whole = train(replace(SETTINGS, run=str(folder / "whole")), progress=False)  # warms this process up, too
-    seconds = time.perf_counter() - began
-    while len(trials) < kills:
-        found = trial(folder, whole, seconds, KINDS[len(trials) % 3], rng)
-        if found["killed"]:  # else the run was over before its end came
-            trials.append(found)
-            print(json.dumps(found), flush=True)
-    return dict(checkpoint_interval=SETTINGS.checkpoint_interval, n_envs=SETTINGS.n_envs, steps=SETTINGS.steps, kills=kills,
-                resumed=sum(t["resumed"] for t in trials), exact=sum(t["exact"] for t in trials),
-                most_lost=max(t["lost"] for t in trials), trials=trials)
+@lru_cache(maxsize=1)
+def whole_run(folder):
+    """Train through once in this process, which it warms up, too: the run, and its seconds."""
+    began = time.perf_counter()
+    shutil.rmtree(folder, ignore_errors=True)
+    return train(replace(SETTINGS, run=str(folder)), progress=False), time.perf_counter() - began
 
+
+def cases(seeds: int, quick: bool) -> list:
+    """List the kills, which take turns in their kinds."""
+    return [dict(trial=k, kind=KINDS[k % 3]) for k in range(3 if quick else seeds)]
+
+
+def measure(case: dict, quick: bool, work: Path) -> dict:
+    """Kill once; where the run was over before its end came, again."""
+    torch.set_num_threads(1)
+    folder = work / str(os.getpid())
+    folder.mkdir(exist_ok=True)
+    whole, seconds = whole_run(folder / "whole")
+    rng = random.Random(case["trial"])
+    while not (found := trial(folder, whole, seconds, case["kind"], rng))["killed"]:
+        pass
+    return found
+
+
+def summary(rows: list) -> dict:
+    """Count the kills, and what came of them."""
+    return dict(kills=len(rows), resumed=sum(row["resumed"] for row in rows), exact=sum(row["exact"] for row in rows),
+                most_lost=max(row["lost"] for row in rows))
+
+
+def conclude(rows: list) -> str:
+    """Say it in a line."""
+    found = summary(rows)
+    return (f"{found['kills']} kills: {found['resumed']} resumed, {found['exact']} exact, "
+            f"at most {found['most_lost']} steps lost")
+
+
+EXPERIMENT = Experiment(
+    "kills", "Is a run that was killed resumed exactly?", cases, measure,
+    dict(checkpoint_interval=SETTINGS.checkpoint_interval, n_envs=SETTINGS.n_envs, steps=SETTINGS.steps),
+    seeds=30, summary=summary, conclude=conclude, rows="trials")
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="3 kills, one of each kind, and write no result")
-    parser.add_argument("--kills", type=int, default=60, help="how many kills (60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=ROOT / "nbs" / "benchmark" / "kills.json", help="result file")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch: result = experiment(Path(scratch), 3 if args.quick else args.kills, args.seed)
-    if not args.quick: args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{result['kills']} kills: {result['resumed']} resumed, {result['exact']} exact, at most {result['most_lost']} steps lost")
-    sys.exit(result["exact"] < result["kills"])
+    sys.exit(experiment_main(EXPERIMENT, RESULTS))

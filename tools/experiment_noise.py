@@ -1,15 +1,12 @@
-"""Relax with noisy forces, and judge by the true force of what is left: RLOptimizer against classical optimizers that may take as many evaluations.
+"""Relax with noisy forces, and judge by the true force of what is left.
 
-A line search takes as many steps, so it has more.
+The classical optimizers may take as many evaluations as RLOptimizer has taken. A line search takes as many steps, so it
+has more.
 """
-import argparse
-import json
-import os
-from functools import partial
+import itertools
+import sys
+from functools import lru_cache, partial
 from pathlib import Path
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is loaded
 
 import numpy as np
 from ase.build import add_adsorbate, bulk, fcc100, molecule
@@ -17,16 +14,16 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 
-from atomrl_nb.checkpoints import write_text
+from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import calculator
-from atomrl_nb.experiment import provenance
 from atomrl_nb.walk import largest
 
-FILE = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "noise.json"
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 MOLECULES = ("CH3CH2OH", "CH3CONH2", "C6H6", "C3H7Cl", "CH3COCl", "isobutene", "CH3CHO", "H2CCHF")
-RIVALS = {"BFGS": BFGS, "BFGS tuned": partial(BFGS, alpha=20.0, maxstep=0.2), "LBFGS": LBFGS, "FIRE": FIRE, "BFGSLineSearch": BFGSLineSearch}
-KINDS = ("gaussian", "other functional", "single precision", "jump")
+RIVALS = {"BFGS": BFGS, "BFGS tuned": partial(BFGS, alpha=20.0, maxstep=0.2), "LBFGS": LBFGS, "FIRE": FIRE,
+          "BFGSLineSearch": BFGSLineSearch}
+WRONG = (("gaussian", 0.005), ("gaussian", 0.02), ("other functional", 0.0), ("single precision", 0.0), ("jump", 0.0))
 
 
 class Wrong(Calculator):
@@ -49,22 +46,24 @@ class Wrong(Calculator):
         if self.kind == "gaussian":
             forces = forces + self.rng.normal(0, self.width, forces.shape)
         if self.kind == "other functional":  # its energies favour longer distances
-            energy -= 0.05 * np.linalg.norm(self.atoms.positions[:, None] - self.atoms.positions, axis=2).sum() / len(self.atoms)
+            distances = np.linalg.norm(self.atoms.positions[:, None] - self.atoms.positions, axis=2)
+            energy -= 0.05 * distances.sum() / len(self.atoms)
         if self.kind == "single precision":
             energy, forces = float(np.float32(energy)), forces.astype(np.float32)
         if self.kind == "jump":  # as of a neighbour that enters a cutoff
-            energy += 0.02 * float(np.floor(20 * np.linalg.norm(self.atoms.positions[0] - self.atoms.positions[1])) % 2)
+            distance = np.linalg.norm(self.atoms.positions[0] - self.atoms.positions[1])
+            energy += 0.02 * float(np.floor(20 * distance) % 2)
         self.results = dict(energy=energy, forces=forces)
 
 
-def starts(count):
+@lru_cache(maxsize=1)
+def starts():
     """Make the starts: family -> list of (atoms, spec)."""
     found = {"molecules": [], "alloys": [], "slab": []}
-    for k, name in enumerate(MOLECULES[:count]):
+    for k, name in enumerate(MOLECULES):
         atoms = molecule(name)
         atoms.positions += np.random.default_rng([20, k]).normal(0, 0.12, atoms.positions.shape)
         found["molecules"].append((atoms, "gfn2"))
-    for k in range(count):
         rng, atoms = np.random.default_rng([21, k]), bulk("Cu", cubic=True, a=3.85).repeat((2, 1, 1))
         atoms.symbols = rng.choice(["Cu", "Au"], 8)
         atoms.positions += rng.normal(0, 0.15, atoms.positions.shape)
@@ -77,6 +76,14 @@ def starts(count):
     return found
 
 
+def cases(seeds: int, quick: bool) -> list:
+    """List families, what is wrong, targets, policies and starts; molecules have no policy."""
+    families, wrong = (("alloys",), WRONG[1:2]) if quick else (starts(), WRONG)
+    every = itertools.product(families, wrong, (0.05, 0.01), ("none", "auto"), range(1 if quick else min(seeds, 8)))
+    return [dict(family=family, kind=kind, width=width, fmax=fmax, policy=policy, start=start)
+            for family, (kind, width), fmax, policy, start in every if family != "molecules" or policy == "none"]
+
+
 def true_force(atoms, spec):
     """Take the largest force that is really there."""
     atoms = atoms.copy()
@@ -84,42 +91,46 @@ def true_force(atoms, spec):
     return largest(atoms.get_forces())
 
 
-def main():
-    """Measure all families, kinds and widths, print, and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one alloy, nothing saved")
-    quick = parser.parse_args().quick
-    rows = []
-    cases = [("gaussian", 0.02)] if quick else [("gaussian", 0.005), ("gaussian", 0.02), *((kind, 0.0) for kind in KINDS[1:])]
-    for family, members in starts(1 if quick else 8).items():
-        if quick and family != "alloys":
-            continue
-        for (kind, width), fmax, policy in ((c, f, p) for c in cases for f in (0.05, 0.01) for p in ("none", "auto")):
-            if policy == "auto" and family == "molecules":
-                continue
-            for k, (start, spec) in enumerate(members):
-                atoms = start.copy()
-                atoms.calc = Wrong(calculator(spec), kind, width, k)
-                opt = RLOptimizer(atoms, policy, logfile=None)
-                converged, count = opt.run(fmax, 150), atoms.calc.count
-                left = {}
-                for name, make in RIVALS.items():
-                    other = start.copy()
-                    other.calc = Wrong(calculator(spec), kind, width, k)
-                    try:
-                        make(other, logfile=None).run(fmax, max(1, count - 1))
-                    except Exception:  # whatever a rival raises
-                        pass
-                    left[name] = round(true_force(other, spec), 4)
-                rows.append(dict(family=family, kind=kind, width=width, fmax=fmax, policy=policy, start=k, evaluations=count, converged=bool(converged), stopped=bool(opt.stopped),
-                                 handed_over=opt.handed_over, left=round(true_force(atoms, spec), 4), rivals=left))
-            mine = rows[-len(members):]
-            best = min(RIVALS, key=lambda name: np.median([row["rivals"][name] for row in mine]))
-            print(f"{family:9} {kind:16} {width:5} to {fmax:4} {policy:5} evaluations {np.median([r['evaluations'] for r in mine]):5.1f}, most {max(r['evaluations'] for r in mine):3}; "
-                  f"left {np.median([r['left'] for r in mine]):.3f}; {best} {np.median([r['rivals'][best] for r in mine]):.3f}", flush=True)
-    if not quick:
-        write_text(FILE, json.dumps(dict(provenance=provenance("python tools/experiment_noise.py"), rows=rows), indent=1) + "\n")
+def measure(case: dict, quick: bool, work: Path) -> dict:
+    """Relax one start, and let the rivals spend as much."""
+    start, spec = starts()[case["family"]][case["start"]]
 
+    def noisy():
+        """Copy the start, with a calculator that is wrong in the same way."""
+        atoms = start.copy()
+        atoms.calc = Wrong(calculator(spec), case["kind"], case["width"], case["start"])
+        return atoms
+
+    atoms = noisy()
+    opt = RLOptimizer(atoms, case["policy"], logfile=None)
+    converged, count, rivals = opt.run(case["fmax"], 150), atoms.calc.count, {}
+    for name, make in RIVALS.items():
+        other = noisy()
+        try:
+            make(other, logfile=None).run(case["fmax"], max(1, count - 1))
+        except Exception:  # whatever a rival raises
+            pass
+        rivals[name] = round(true_force(other, spec), 4)
+    return dict(evaluations=count, converged=bool(converged), stopped=bool(opt.stopped), handed_over=opt.handed_over,
+                left=round(true_force(atoms, spec), 4), rivals=rivals)
+
+
+def table(rows: list) -> str:
+    """Write medians over starts."""
+    names, lines = ("family", "kind", "width", "fmax", "policy"), []
+    for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
+        mine = [row for row in rows if tuple(row[name] for name in names) == key]
+        medians = {name: np.median([row["rivals"][name] for row in mine]) for name in RIVALS}
+        best, counts = min(medians, key=medians.get), [row["evaluations"] for row in mine]
+        family, kind, width, fmax, policy = key
+        lines.append(f"{family:9} {kind:16} {width:5} to {fmax:4} {policy:5} evaluations {np.median(counts):5.1f}, "
+                     f"most {max(counts):3}; left {np.median([row['left'] for row in mine]):.3f}; "
+                     f"{best} {medians[best]:.3f}")
+    return "\n".join(lines)
+
+
+EXPERIMENT = Experiment("noise", "What is left of the true force where the forces are noisy?", cases, measure,
+                        policies=("fcc-alloys",), conclude=table)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -1,7 +1,4 @@
-"""What does a step of the policy cost? CPU time beside the calculator's, alone and in batches, and the time to import the package."""
-import argparse
-import json
-import platform
+"""What does a step of the planner cost, beside the calculator, and what does the import of the package add?"""
 import subprocess
 import sys
 import time
@@ -11,16 +8,16 @@ import numpy as np
 import torch
 from ase.build import bulk, molecule
 
-from atomrl_nb.measuring import BudgetedCalculator
-from atomrl_nb.test_sets import starts_of
-from atomrl_nb.checkpoints import write_text
+from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.learned import find_policy
+from atomrl_nb.measuring import BudgetedCalculator
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
 from atomrl_nb.structures import calculator
+from atomrl_nb.test_sets import starts_of
 
-FILE = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "overhead.json"
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 SETS = {"alloys8": 40, "cuau32": 8, "cuau108": 4}  # test set -> starts
-PLANNED = (None, (2, 2, 2), (3, 3, 3), (5, 5, 5), (8, 8, 8))  # benzene, and crystals of copper
+PLANNED = {"benzene": None, **{f"copper, {4 * n**3} atoms": n for n in (2, 3, 5, 8)}}  # name -> repeats of the cell
 IMPORT = """
 import time
 import numpy, torch, e3nn.o3, ase.optimize, ase.io, safetensors.torch, vesin
@@ -28,6 +25,15 @@ began = time.perf_counter()
 import atomrl_nb.optimizer
 print(time.perf_counter() - began)
 """
+
+
+def cases(seeds: int, quick: bool) -> list:
+    """List what is measured in each turn."""
+    if quick:
+        return [dict(what="with a policy", system="alloys8", seed=0), dict(what="nothing known", system="benzene", seed=0)]
+    return [dict(what=what, system=system, seed=seed) for seed in range(seeds)
+            for what, systems in (("with a policy", SETS), ("nothing known", PLANNED), ("import", ("atomrl_nb",)))
+            for system in systems if seed < 2 or (PLANNED.get(system) or 0) < 5]
 
 
 def milliseconds(name: str, count: int, batched: bool) -> float:
@@ -45,42 +51,41 @@ def milliseconds(name: str, count: int, batched: bool) -> float:
     return 1000 * spent / sum(atoms.calc.evaluations - 1 for atoms in structures)
 
 
-def planned(repeat: tuple | None) -> tuple[int, float]:
-    """Relax benzene or a crystal of copper with nothing known: atoms, CPU time a step without the calculator's [ms]."""
-    atoms = bulk("Cu", cubic=True).repeat(repeat) if repeat else molecule("C6H6")
+def planned(repeats: int | None) -> dict:
+    """Relax benzene or a crystal of copper with nothing known: CPU time a step without the calculator's [ms]."""
+    atoms = bulk("Cu", cubic=True).repeat(repeats) if repeats else molecule("C6H6")
     atoms.positions += np.random.default_rng(0).normal(0, 0.05, atoms.positions.shape)
     atoms.calc = BudgetedCalculator(calculator("emt"))
     began = time.process_time()
     RLOptimizer(atoms, policy="none", logfile=None).run(0.01, 12)
-    return len(atoms), 1000 * (time.process_time() - began - atoms.calc.seconds) / (atoms.calc.evaluations - 1)
+    spent = time.process_time() - began - atoms.calc.seconds
+    return dict(atoms=len(atoms), alone=round(1000 * spent / (atoms.calc.evaluations - 1), 2))
 
 
-def main():
-    """Measure in turns, print medians, and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one turn of the smallest set, nothing saved")
-    quick = parser.parse_args().quick
+def measure(case: dict, quick: bool, work: Path) -> dict:
+    """Take one time, in a process that has done it once before: the first call is slow."""
     torch.set_num_threads(1)
-    turns, sets = (1, {"alloys8": 2}) if quick else (3, SETS)
-    milliseconds("alloys8", 2, True)  # the first call is slow
-    rows = [dict(set=name, atoms=len(starts_of(name, count=1)[0]), batch=count, alone=[], together=[]) for name, count in sets.items()]
-    for _ in range(turns):
-        for row in rows:
-            row["alone"].append(round(milliseconds(row["set"], row["batch"], False), 2))
-            row["together"].append(round(milliseconds(row["set"], row["batch"], True), 2))
-    nothing = []
-    for repeat in PLANNED[:1] if quick else PLANNED:
-        found = [planned(repeat) for _ in range(turns if not repeat or np.prod(repeat) < 200 else 2)]
-        nothing.append(dict(atoms=found[0][0], alone=[round(ms, 2) for _, ms in found]))
-    imports = [round(float(subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True).stdout), 3) for _ in range(turns)]
-    for row in rows:
-        print(f"{row['atoms']:4} atoms: {np.median(row['alone']):6.1f} ms a step alone, {np.median(row['together']):6.1f} in a batch of {row['batch']}")
-    for row in nothing:
-        print(f"{row['atoms']:4} atoms, nothing known: {np.median(row['alone']):6.1f} ms a step")
-    print(f"importing the package adds {np.median(imports):.2f} s to importing its libraries")
-    if not quick:
-        write_text(FILE, json.dumps(dict(machine=f"{platform.machine()}, one thread", turns=turns, rows=rows, nothing=nothing, imports=imports), indent=1) + "\n")
+    if case["what"] == "import":
+        done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
+        return dict(seconds=round(float(done.stdout), 3))
+    milliseconds("alloys8", 2, True)
+    if case["what"] == "nothing known":
+        return planned(PLANNED[case["system"]])
+    name, count = case["system"], 2 if quick else SETS[case["system"]]
+    return dict(atoms=len(starts_of(name, count=1)[0]), batch=count,
+                alone=round(milliseconds(name, count, False), 2), together=round(milliseconds(name, count, True), 2))
 
+
+def tell(row: dict) -> str:
+    """Say what a step took."""
+    if row["what"] == "import":
+        return f"importing the package adds {row['seconds']:.2f} s to importing its libraries"
+    said = f"{row['atoms']:4} atoms, {row['what']}: {row['alone']:6.1f} ms a step alone"
+    return said + (f", {row['together']:6.1f} in a batch of {row['batch']}" if "together" in row else "")
+
+
+EXPERIMENT = Experiment("overhead", "What does a step of the planner cost, beside the calculator?", cases, measure,
+                        policies=("fcc-alloys",), seeds=3, tell=tell)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -1,29 +1,42 @@
-"""Leave out one piece of planning with nothing known at a time, and count force evaluations: springs, couplings, fragments, whole, evidence, trust."""
-import argparse
-import json
+"""Leave out one piece of planning with nothing known at a time, and count force evaluations.
+
+The pieces are springs, couplings, fragments, the whole, evidence and trust.
+"""
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from unittest.mock import patch
-
-from cases import run_all  # sets the number of threads before numpy is loaded
 
 import numpy as np
 
 from atomrl_nb import force_field, planner, trust
-from atomrl_nb.checkpoints import write_text
 from atomrl_nb.error_model import ErrorSettings
+from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.planner import PlannerSettings
 from atomrl_nb.structures import calculator
-from atomrl_nb.experiment import provenance
 from atomrl_nb.referee import measured
 from atomrl_nb.suites import SUITES, with_options
 from atomrl_nb.trust import evaluated
 
-FILE = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "pieces.json"
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 SETS = ("g2", "baker")
-ARMS = ("all of it", "no springs", "no couplings", "no fragments", "no whole", "no sharing between alike fragments", "range and curvature fixed",
-        "linear process", "no refusals", "trust radius fixed")
+ARMS = ("all of it", "no springs", "no couplings", "no fragments", "no whole", "no sharing between alike fragments",
+        "range and curvature fixed", "linear process", "no refusals", "trust radius fixed")
+CAP = 100  # force evaluations
+
+
+@lru_cache(maxsize=2)
+def starts(name: str) -> dict:
+    """Make the starts of a suite: name -> atoms."""
+    return {start.info["source"]: start for start in SUITES[name].starts()}
+
+
+def cases(seeds: int, quick: bool) -> list:
+    """List sets, arms and starts; seeds are in the starts."""
+    chosen = [(name, start) for name in (("quick",) if quick else SETS) for start in list(starts(name))[:1 if quick else None]]
+    return [dict(set=name, arm=arm, start=start) for arm in ARMS for name, start in chosen]
 
 
 @contextmanager
@@ -31,7 +44,8 @@ def without(arm):
     """Take a piece out; yield the settings of the planner."""
     settings, patches = PlannerSettings(), []
     if arm == "no springs":
-        patches.append(patch.object(force_field.ForceField, "energy_forces", lambda self, at: (0.0, np.zeros(at.positions.size))))
+        nothing = lambda self, at: (0.0, np.zeros(at.x.size))
+        patches.append(patch.object(force_field.ForceField, "energy_forces", nothing))
     if arm == "no couplings":
         patches.append(patch.dict(force_field.COUPLED, {name: 0.0 for name in force_field.COUPLED}))
     if arm == "no fragments":
@@ -57,10 +71,9 @@ def without(arm):
             p.stop()
 
 
-def count(name, arm, number):
+def measure(case: dict, quick: bool, work: Path) -> dict:
     """Relax one start of a suite without one piece."""
-    suite = SUITES[name]
-    start = suite.starts()[number]
+    suite, start = SUITES[case["set"]], starts(case["set"])[case["start"]]
 
     def run(atoms, fmax, made):
         """Plan until the calculator ends it."""
@@ -68,26 +81,19 @@ def count(name, arm, number):
         while not plan.note(evaluated(atoms)):
             atoms.positions = planner.propose(plan, fmax)
 
-    with without(arm) as settings:
-        row = measured(start, arm, run, calculator(with_options(suite.truth, start)), suite.fmax, 100)
-    return dict(set=name, arm=arm, start=row.start, evaluations=row.evaluations, lost=row.lost)
+    with without(case["arm"]) as settings:
+        truth = calculator(with_options(suite.truth, start))
+        row = measured(start, case["arm"], run, truth, suite.fmax, CAP)
+    return dict(evaluations=row.evaluations, lost=row.lost)
 
 
-def main():
-    """Measure all arms on all sets, print, and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", default=".pieces", help="folder for what is finished, to go on with")
-    parser.add_argument("--quick", action="store_true", help="one start of copper, nothing saved")
-    args = parser.parse_args()
-    if args.quick:
-        for arm in ARMS:
-            print(f"{arm:38} {count('quick', arm, 0)['evaluations']:4}")
-        return
-    cases = {f"{name}-{arm}-{k}".replace(" ", "_"): (name, arm, k) for name in SETS for arm in ARMS for k in range(len(SUITES[name].starts()))}
-    rows = list(run_all(count, cases, Path(args.work), 2).values())
-    result = dict(provenance=provenance("python tools/experiment_pieces.py"), cap=100, rows=rows)
-    write_text(FILE, json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1)[:-2] + ',\n "rows": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]\n}\n")
+def tell(row: dict) -> str:
+    """Say what a relaxation took."""
+    return f"{row['arm']:38} {row['set']:6} {row['start']:20} {row['evaluations']:4} {row['lost']}"
 
+
+EXPERIMENT = Experiment("pieces", "What does each piece of planning with nothing known give?", cases, measure,
+                        dict(cap=CAP), seeds=1, tell=tell)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -1,33 +1,47 @@
-"""Leave out one piece of the relaxer at a time, and count force evaluations: planning, correction, trust region, hand-over."""
-import argparse
-import json
+"""Leave out one piece of the relaxer at a time, and count force evaluations: planning, correction, trust, hand-over."""
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from atomrl_nb.test_sets import FAMILIES, TEST_SETS, starts_of
-from atomrl_nb.checkpoints import write_text
+from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.learned import find_policy
 from atomrl_nb.optimizer import RelaxMany
 from atomrl_nb.structures import CountedCalculator, calculator
+from atomrl_nb.test_sets import FAMILIES, TEST_SETS, starts_of
 
-FILE, FMAX, CAP = Path(__file__).resolve().parent.parent / "nbs" / "benchmark" / "planning.json", 0.01, 60
-SETS = {"alloys8": 12, "pairs8": 12, "cuau32": 6, "clash": 8, "lj": 8}
-ARMS = ("all of it", "loop as usual", "one step", "four steps", "nothing learnt", "learnt from afar", "nothing known", "no trust region", "no hand-over")
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
+FMAX, CAP = 0.01, 60
+SETS = {"alloys8": 12, "pairs8": 12, "cuau32": 6, "clash": 8, "lj": 8}  # test set -> starts
+CHANGES = {"one step": dict(steps=1), "four steps": dict(steps=4),  # of the loop's numbers
+           "nothing learnt": dict(error=1e-6), "learnt from afar": dict(past=1e9)}
+ARMS = ("all of it", "loop as usual", *CHANGES, "nothing known", "no trust region", "no hand-over")
 
 
-def counts_of(name: str, arm: str, count: int) -> dict:
-    """Relax the starts of a test set without one piece."""
-    family = TEST_SETS[name].family
+def cases(seeds: int, quick: bool) -> list:
+    """List test sets and arms; a set is relaxed in one batch."""
+    return [dict(set=name, arm=arm) for name in (("alloys8",) if quick else SETS) for arm in ARMS]
+
+
+def policy_for(family: str, arm: str):
+    """Change the loop's numbers of a policy."""
+    if arm == "nothing known":
+        return "none"
     actor, card = find_policy(FAMILIES[family].policies[0])
-    change = {"one step": dict(steps=1), "four steps": dict(steps=4), "nothing learnt": dict(error=1e-6), "learnt from afar": dict(past=1e9)}.get(arm, {})
-    policy = (actor, card | {"loop": (card.get("loop", {}) if arm != "loop as usual" else {}) | change}) if arm != "nothing known" else "none"
-    starts = starts_of(name, count=count)
+    loop = {} if arm == "loop as usual" else card.get("loop", {})
+    return actor, card | dict(loop=loop | CHANGES.get(arm, {}))
+
+
+def measure(case: dict, quick: bool, work: Path) -> dict:
+    """Relax the starts of a test set without one piece."""
+    name, arm = case["set"], case["arm"]
+    family = TEST_SETS[name].family
+    starts = starts_of(name, count=2 if quick else SETS[name])
     for atoms in starts:
         atoms.calc = CountedCalculator(calculator(FAMILIES[family].calculator(None)))
-    many = RelaxMany(starts, policy)
+    many = RelaxMany(starts, policy_for(family, arm))
     for optimizer in many.optimizers:
         trust = optimizer.trust
         if arm == "no trust region":
@@ -35,24 +49,19 @@ def counts_of(name: str, arm: str, count: int) -> dict:
         if arm == "no hand-over":
             trust.settings = replace(trust.settings, patience=CAP)
     converged = many.run(FMAX, CAP)
-    return dict(set=name, arm=arm, evaluations=[a.calc.evaluations if ok else CAP for a, ok in zip(starts, converged)],
+    return dict(evaluations=[atoms.calc.evaluations if ok else CAP for atoms, ok in zip(starts, converged)],
                 converged=sum(converged), handed_over=sum(map(bool, many.handed_over)))
 
 
-def main():
-    """Measure all arms on all sets, print, and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two starts of one set, nothing saved")
-    quick = parser.parse_args().quick
-    rows = []
-    for name, count in ({"alloys8": 2} if quick else SETS).items():
-        for arm in ARMS:
-            rows.append(row := counts_of(name, arm, count))
-            n = row["evaluations"]
-            print(f"{name:8} {arm:22} mean {np.mean(n):6.2f}  median {np.median(n):5.1f}  most {max(n):4}  converged {row['converged']}/{count}  handed over {row['handed_over']}", flush=True)
-    if not quick:
-        write_text(FILE, json.dumps(dict(fmax=FMAX, cap=CAP, rows=rows), indent=1) + "\n")
+def tell(row: dict) -> str:
+    """Say what an arm took."""
+    n = row["evaluations"]
+    return (f"{row['set']:8} {row['arm']:22} mean {np.mean(n):6.2f}  median {np.median(n):5.1f}  most {max(n):4}  "
+            f"converged {row['converged']}/{len(n)}  handed over {row['handed_over']}")
 
+
+EXPERIMENT = Experiment("planning", "What does each piece of the relaxer give, with a policy?", cases, measure,
+                        dict(fmax=FMAX, cap=CAP), ("fcc-alloys", "lj-clusters"), seeds=1, tell=tell)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(experiment_main(EXPERIMENT, RESULTS))

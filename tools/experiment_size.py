@@ -1,92 +1,74 @@
-"""Relax alloys of up to 10,976 atoms with EMT: force evaluations, own time a step, memory; LBFGS beside it where it is not too long."""
-import argparse
-import json
-import os
+"""Relax alloys of up to 10,976 atoms with EMT: force evaluations, own time a step, memory; LBFGS beside it."""
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy is loaded
-
 import numpy as np
+import torch
 from ase.build import bulk
 from ase.cluster import Icosahedron
 from ase.optimize import LBFGS
 
-from atomrl_nb.checkpoints import write_text
+from atomrl_nb.experiment import Experiment, TimedCalculator, experiment_main
 from atomrl_nb.optimizer import RLOptimizer
-from atomrl_nb.structures import CountedCalculator, calculator, perturb
-from atomrl_nb.experiment import provenance
+from atomrl_nb.structures import calculator, perturb
 
-FILE, FMAX, CAP = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "size.json", 0.05, 60
-CASES = [(kind, n) for n in (3, 5, 8, 14) for kind in ("CuAu", "CuAuPd", "Cu with vacancies")] + [("cluster in vacuum", 3)]
-
-
-class Timed(CountedCalculator):
-    """Count the evaluations, and time them."""
-    seconds = 0.0
-
-    def calculate(self, *args, **kwargs):
-        """Ask, and take the time."""
-        began = time.process_time()
-        super().calculate(*args, **kwargs)
-        self.seconds += time.process_time() - began
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
+FMAX, CAP = 0.05, 60
+CRYSTALS = {4 * n**3: n for n in (2, 3, 5, 8, 14)}  # sites -> repeats of the cubic cell
+KINDS = ("CuAu", "CuAuPd", "Cu with vacancies")
+LARGE = 1000  # atoms from which one seed is enough
 
 
-def start(kind, n, seed):
+def sites_of(kind: str, atoms: int) -> int:
+    """Count the sites of a crystal; one in fifty is empty where there are vacancies."""
+    return next(sites for sites in CRYSTALS if atoms == (sites - sites // 50 if kind == "Cu with vacancies" else sites))
+
+
+def cases(seeds: int, quick: bool) -> list:
+    """List structures, methods and seeds; LBFGS is left out where it takes too long."""
+    found = [(kind, n - n // 50 if kind == "Cu with vacancies" else n) for n in list(CRYSTALS)[1:] for kind in KINDS]
+    found = [("CuAu", 32)] if quick else [*found, ("cluster in vacuum", 55)]
+    return [dict(kind=kind, atoms=atoms, seed=seed, method=method) for kind, atoms in found
+            for method in ("policy", "nothing known", "LBFGS") if method != "LBFGS" or atoms < 10_000
+            for seed in range(1 if quick or atoms > LARGE else seeds)]
+
+
+def start(kind: str, atoms: int, seed: int):
     """Make a start: expanded by 6 % where it is an alloy, displaced by up to 0.2 Å."""
-    rng, atoms = np.random.default_rng([23, seed, n]), bulk("Cu", cubic=True).repeat(n)
     if kind == "cluster in vacuum":
-        atoms = Icosahedron("Cu", n)
-        atoms.center(vacuum=6)
-        atoms.pbc = False
-    elif kind == "Cu with vacancies":
-        del atoms[rng.choice(len(atoms), len(atoms) // 50, replace=False)]
-    else:
-        atoms.symbols = rng.choice(["Cu", "Au", "Pd"], len(atoms), p=[0.4, 0.3, 0.3]) if kind == "CuAuPd" else rng.choice(["Cu", "Au"], len(atoms))
-        atoms.set_cell(atoms.cell.array * 1.06, scale_atoms=True)
-    return perturb(atoms, 0.2, seed=seed + 1)
+        made = Icosahedron("Cu", 3)
+        made.center(vacuum=6)
+        made.pbc = False
+        return perturb(made, 0.2, seed=seed + 1)
+    n = CRYSTALS[sites_of(kind, atoms)]
+    rng, made = np.random.default_rng([23, seed, n]), bulk("Cu", cubic=True).repeat(n)
+    if kind == "Cu with vacancies":
+        del made[rng.choice(len(made), len(made) // 50, replace=False)]
+        return perturb(made, 0.2, seed=seed + 1)
+    elements = dict(a=["Cu", "Au", "Pd"], p=[0.4, 0.3, 0.3]) if kind == "CuAuPd" else dict(a=["Cu", "Au"])
+    made.symbols = rng.choice(size=len(made), **elements)
+    made.set_cell(made.cell.array * 1.06, scale_atoms=True)
+    return perturb(made, 0.2, seed=seed + 1)
 
 
-def measure(kind, n, seed, method):
-    """Relax one start: a row."""
-    import torch
+def measure(case: dict, quick: bool, work: Path) -> dict:
+    """Relax one start, in a process of its own, whose largest memory is that of the relaxation."""
     torch.set_num_threads(1)
-    atoms = start(kind, n, seed)
-    atoms.calc = Timed(calculator("emt"))
+    atoms = start(case["kind"], case["atoms"], case["seed"])
+    atoms.calc = TimedCalculator(calculator("emt"))
     began = time.process_time()
-    opt = LBFGS(atoms, logfile=None) if method == "LBFGS" else RLOptimizer(atoms, "none" if method == "nothing known" else "fcc-alloys", logfile=None)
+    policy = {"policy": "fcc-alloys", "nothing known": "none"}.get(case["method"])
+    opt = RLOptimizer(atoms, policy, logfile=None) if policy else LBFGS(atoms, logfile=None)
     converged = opt.run(FMAX, CAP)
     own, steps = time.process_time() - began - atoms.calc.seconds, max(1, atoms.calc.evaluations - 1)
-    return dict(kind=kind, atoms=len(atoms), seed=seed, method=method, evaluations=atoms.calc.evaluations, converged=bool(converged), ms_a_step=round(1e3 * own / steps, 1),
+    return dict(evaluations=atoms.calc.evaluations, converged=bool(converged), ms_a_step=round(1e3 * own / steps, 1),
                 gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2))
 
 
-def main():
-    """Measure each case in a process of its own, print, and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the smallest case, nothing saved")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        kind, n, seed, method = args.one
-        print(json.dumps(measure(kind, int(n), int(seed), method)))
-        return
-    rows = []
-    for kind, n in [("CuAu", 2)] if args.quick else CASES:
-        for method in ("policy", "nothing known", "LBFGS"):
-            for seed in range(1 if args.quick or n >= 8 else 3):
-                if method == "LBFGS" and n == 14:
-                    continue
-                done = subprocess.run([sys.executable, __file__, "--one", kind, str(n), str(seed), method], capture_output=True, text=True, check=True)
-                rows.append(json.loads(done.stdout.splitlines()[-1]))
-                print(rows[-1], flush=True)
-    if not args.quick:
-        write_text(FILE, json.dumps(dict(fmax=FMAX, cap=CAP, provenance=provenance("python tools/experiment_size.py"), rows=rows), indent=1) + "\n")
-
+EXPERIMENT = Experiment("size", "What does a relaxation take as the cell grows?", cases, measure,
+                        dict(fmax=FMAX, cap=CAP), ("fcc-alloys",), seeds=3, apart=True)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(experiment_main(EXPERIMENT, RESULTS))

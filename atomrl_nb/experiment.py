@@ -264,6 +264,7 @@ def experiment_parser(
     parser.add_argument("--seeds", type=int, metavar="N", default=experiment.seeds, help="seeds 0 to N-1 (%(default)s)")
     parser.add_argument("--workers", type=int, metavar="N", default=1, help="cases at a time (%(default)s)")
     parser.add_argument("--only", nargs="*", metavar="NAME=VALUE", default=[], help="measure these cases")
+    parser.add_argument("--again", nargs="*", metavar="NAME=VALUE", default=[], help="measure these cases anew")
     parser.add_argument("--out", type=Path, metavar="FILE", help="result file; one that is there is gone on with")
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder for what rows leave besides")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where there is a result file")
@@ -310,9 +311,10 @@ def _run(experiment: Experiment, args: argparse.Namespace, file: Path) -> int:
     if not args.quick and not file.parent.is_dir():
         raise InputError(f"There is no folder {str(file.parent)!r} for the result.")
     torch.set_num_threads(1)
-    only = chosen(args.only, experiment.cases(args.seeds, args.quick))
+    cases = experiment.cases(args.seeds, args.quick)
+    only, again = chosen(args.only, cases), chosen(args.again, cases) if args.again else lambda case: False
     workers, kept = (0, None) if args.quick else (args.workers, file)
-    result = run_experiment(experiment, kept, args.seeds, workers, args.quick, args.work, only,
+    result = run_experiment(experiment, kept, args.seeds, workers, args.quick, args.work, only, again,
                             command=command_of(experiment, args), overwrite=args.overwrite)
     if said := experiment.conclude(result[experiment.rows]): print(said)
     return 0

@@ -68,8 +68,9 @@ def test_a_killed_command_goes_on_with_what_is_missing(tmp_path):
     assert os.uname().nodename not in json.dumps(result)
 
 
-@pytest.mark.parametrize("options, said", [(["--seeds", "0"], "must be positive"), (["--only", "arm=c"], "it may be a, b"),
-                                           (["--out", "nowhere/tiny.json"], "no folder 'nowhere'")])
+@pytest.mark.parametrize("options, said", [
+    (["--seeds", "0"], "must be positive"), (["--only", "arm=c"], "it may be a, b"),
+    (["--out", "nowhere/tiny.json"], "no folder 'nowhere'")])
 def test_what_cannot_be_measured_is_refused_before_the_work(tmp_path, capsys, options, said):
     args = experiment_parser(TINY).parse_args(options)
     assert experiment_main(replace(TINY, measure=None), tmp_path, args) == 2

@@ -63,8 +63,8 @@ def test_an_experiment_as_a_command_in_its_quick_form():
 
 def test_training_of_a_shipped_policy_in_its_quick_form():
     before = times(ROOT / "atomrl_nb" / "policies")
-    done = subprocess.run([sys.executable, str(TOOLS / "train_shipped.py"), "lj-clusters", "--quick"], cwd=ROOT, text=True,
-                          capture_output=True, check=True, timeout=300, env=ENVIRONMENT)
+    done = subprocess.run([sys.executable, str(TOOLS / "train_shipped.py"), "lj-clusters", "--quick"], cwd=ROOT,
+                          text=True, capture_output=True, check=True, timeout=300, env=ENVIRONMENT)
     assert "lj-clusters: works" in done.stdout
     assert before == times(ROOT / "atomrl_nb" / "policies")
 

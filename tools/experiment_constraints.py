@@ -88,7 +88,8 @@ def averages(rows: list, training: list) -> dict:
     """Average a run's test and the second half of its training."""
     flat = {name: np.concatenate([row[name] for row in rows]) for name in ("moves", "a_back")}
     late = training[len(training) // 2:]
-    return dict(evaluations=np.mean([row["evaluations"] for row in rows]), failed=np.mean([row["failed"] for row in rows]),
+    return dict(evaluations=np.mean([row["evaluations"] for row in rows]),
+                failed=np.mean([row["failed"] for row in rows]),
                 stalled=np.mean([row["failed"] and np.mean(row["moves"][-5:]) < STALLED for row in rows]),
                 fmax=np.median([row["fmax"] for row in rows]), move=flat["moves"].mean(),
                 corrected=(flat["a_back"] > 0).mean(), a_back=flat["a_back"].mean(),
@@ -114,7 +115,8 @@ def table(rows: list) -> str:
     """Write the means over seeds."""
     names = ("start", "rule", "deviation_weight", "shaping")
     key = lambda row: tuple(row[name] for name in names)
-    lines = [f"{'start':6} {'rule':14} {'lambda':>6} {'shaping':>8} {'seeds':>5}" + "".join(f"{m:>19}" for m in MEASURES)]
+    measures = "".join(f"{name:>19}" for name in MEASURES)
+    lines = [f"{'start':6} {'rule':14} {'lambda':>6} {'shaping':>8} {'seeds':>5}{measures}"]
     for (start, rule, weight, shaping), group in itertools.groupby(sorted(rows, key=key), key):
         group = list(group)
         means = "".join(f"{np.mean([row[m] for row in group]):19.3f}" for m in MEASURES)

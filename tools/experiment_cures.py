@@ -1,7 +1,7 @@
 """Cure sick runs as their findings ask, one change after the other, until nothing is found.
 
-The sick runs are those of `experiment_diagnostics.py`. What is changed is what a finding names; the curves of one seed are
-kept in `nbs/benchmark/cured/`.
+The sick runs are those of `experiment_diagnostics.py`. What is changed is what a finding names. The curves of one seed
+are kept in `nbs/benchmark/cured/`.
 """
 import shutil
 import sys

@@ -1,6 +1,6 @@
 """Train runs that have an illness and runs that are healthy, and count the true and the false alarms of `diagnose`.
 
-Thresholds (the healthy ranges of `diagnostics.METRIC_GUIDE`) are set on seeds 0 to 3, the table comes from seeds 4 to 7.
+Thresholds (the healthy ranges of `diagnostics.METRIC_GUIDE`) are set on seeds 0 to 3; the table is of seeds 4 to 7.
 `--thresholds` trains nothing: it says what seeds 0 to 3 of the saved result suggest, and counts the alarms anew.
 The curves of seed 0 are kept in `nbs/benchmark/sick/`.
 """
@@ -41,7 +41,7 @@ CONDITIONS = {
     "hides by not moving": replace(HEALTHY, environment=Env(r0=2.65, correction_weight=5.0), expert=Expert(nfake=0.0),
                                    td3=TD3(deviation_weight=1e4, imitation_weight=0.0)),
     "stale memory": replace(HEALTHY, steps=8000, n_envs=16, updates_per_step=0.05, buffer_capacity=8000,
-                            evaluation_interval=4000, expert=Expert(schedule_steps=4000)),  # nothing is forgotten, as with 100,000
+                            evaluation_interval=4000, expert=Expert(schedule_steps=4000)),  # nothing is forgotten
     "expert leaned on too long": replace(HEALTHY, expert=Expert(nfake=0.9, schedule_steps=10**9)),
     "penalty dominates": replace(HEALTHY, environment=Env(r0=2.6), td3=TD3(deviation_weight=1e5)),
     "collapsed exploration": replace(HEALTHY, expert=Expert(nfake=0.0), td3=TD3(exploration_noise=1e-3)),

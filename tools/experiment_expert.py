@@ -72,7 +72,8 @@ def tell(row: dict) -> str:
 
 EXPERIMENT = Experiment(
     "expert", "How should the expert step in, and how should it fade?", cases, measure,
-    dict(settings=asdict(SETTINGS), arms={arm: {k: asdict(v) for k, v in change.items()} for arm, change in ARMS.items()}),
+    dict(settings=asdict(SETTINGS),
+         arms={arm: {part: asdict(values) for part, values in change.items()} for arm, change in ARMS.items()}),
     seeds=3, tell=tell, rows="runs")
 
 if __name__ == "__main__":

@@ -78,9 +78,11 @@ def probe(trainer: Trainer) -> dict:
     old = age > np.median(age)
     results, _ = evaluate(trainer)
     return dict(t_total=trainer.t_total, target_error=float(np.abs(sampled).mean()), target_bias=float(sampled.mean()),
-                target_error_old=float(np.abs(sampled[old]).mean()), target_error_young=float(np.abs(sampled[~old]).mean()),
+                target_error_old=float(np.abs(sampled[old]).mean()),
+                target_error_young=float(np.abs(sampled[~old]).mean()),
                 target_error_newest=float(np.abs(target_error(trainer, newest)[0]).mean()), age=float(age.mean()),
-                evaluations=float(np.mean([r["steps"] + 1 for r in results])), relaxed=sum(r["terminated"] for r in results))
+                evaluations=float(np.mean([r["steps"] + 1 for r in results])),
+                relaxed=sum(r["terminated"] for r in results))
 
 
 def measure(case: dict, quick: bool, work: Path) -> dict:
@@ -118,7 +120,8 @@ def tell(row: dict) -> str:
     """Say how a run went."""
     last = row["probes"][-1]
     return (f"{row['capacity']:7} seed {row['seed']}: target error {last['target_error']:.3f}, "
-            f"oscillation {row['oscillation']:.3f}, {last['evaluations']:.2f} force evaluations, {row['cpu_seconds']:.0f} s")
+            f"oscillation {row['oscillation']:.3f}, {last['evaluations']:.2f} force evaluations, "
+            f"{row['cpu_seconds']:.0f} s")
 
 
 EXPERIMENT = Experiment(

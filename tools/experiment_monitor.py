@@ -1,7 +1,7 @@
 """What does a dashboard cost the training that it looks at?
 
-Pairs of the same training, alone and with a dashboard in a Jupyter kernel, in turn and on the same processor core. Where
-others use the machine, wall-clock times of pairs scatter; processor times say what the training and the dashboard took.
+Pairs of the same training, alone and with a dashboard in a Jupyter kernel, in turn and on the same processor core.
+Where others use the machine, wall-clock times of pairs scatter; processor times say what training and dashboard took.
 """
 import json
 import os

@@ -30,7 +30,8 @@ print(time.perf_counter() - began)
 def cases(seeds: int, quick: bool) -> list:
     """List what is measured in each turn."""
     if quick:
-        return [dict(what="with a policy", system="alloys8", seed=0), dict(what="nothing known", system="benzene", seed=0)]
+        small = ("with a policy", "alloys8"), ("nothing known", "benzene")
+        return [dict(what=what, system=system, seed=0) for what, system in small]
     return [dict(what=what, system=system, seed=seed) for seed in range(seeds)
             for what, systems in (("with a policy", SETS), ("nothing known", PLANNED), ("import", ("atomrl_nb",)))
             for system in systems if seed < 2 or (PLANNED.get(system) or 0) < 5]

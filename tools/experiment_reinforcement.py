@@ -1,8 +1,8 @@
 """Does reinforcement earn its place? At the same number of force calls: imitation, TD3, and a search of the loop.
 
-The arms are imitation alone, TD3 alone, TD3 from imitation, and a cross-entropy search over the numbers of the relaxer's
-loop, each after one step and after a plan for each force call. Trained policies stay in the work folder. The Al-Fe cells
-need --data, the folder with the crystals and potentials.
+The arms are imitation alone, TD3 alone, TD3 from imitation, and a cross-entropy search over the numbers of the
+relaxer's loop, each after one step and after a plan for each force call. Trained policies stay in the work folder.
+The Al-Fe cells need --data, the folder with the crystals and potentials.
 """
 import json
 import sys
@@ -58,11 +58,13 @@ def clusters(count: int, seed: int) -> list:
 SIZES = ((1, 1, 1), (2, 1, 1))
 CASES = {
     "alloys8": Case("fcc-alloys", 1600, lambda data: crystals(100, 0), lambda data: starts_of("alloys8", count=24), {}),
-    "alfe": Case("al-fe", 1600, alfe_cells, lambda data: starts_of("alfe4", data, 12) + starts_of("alfe5", data, 12), {},
+    "alfe": Case("al-fe", 1600, alfe_cells,
+                 lambda data: starts_of("alfe4", data, 12) + starts_of("alfe5", data, 12), {},
                  lambda data: "eam:" + ",".join(str(data / name) for name in POTENTIALS)),
     "clash": Case("fcc-alloys", 1600, lambda data: crystals(100, 1, True, SIZES),
                   lambda data: crystals(24, 2, True, SIZES), dict(perturb=0.02, max_steps=80)),
-    "lj13": Case("lj-clusters", 3200, lambda data: clusters(100, 0), lambda data: clusters(24, 1), {}, lambda data: "lj"),
+    "lj13": Case("lj-clusters", 3200, lambda data: clusters(100, 0), lambda data: clusters(24, 1), {},
+                 lambda data: "lj"),
 }
 TD3 = dict(q_weight=1.0, imitation_weight=0.0, secant_weight=0.0)  # the critics alone teach
 
@@ -151,7 +153,8 @@ def judged(case: Case, seed: int, data: Path | None, folder: Path, spent: dict, 
         calls = 0 if arm == "untrained" else spent[arm]["calls"]
         for way, steps in (("one step", 1), ("planned", None)):
             arms[f"{arm}, {way}"] = dict(calls=calls, counts=counts(handed_numbers(policy, steps)))
-    return arms | {"cross-entropy, planned": by_search(case, seed, data, policies["half"], spent["half"]["calls"], counts)}
+    searched = by_search(case, seed, data, policies["half"], spent["half"]["calls"], counts)
+    return arms | {"cross-entropy, planned": searched}
 
 
 def by_search(case: Case, seed: int, data: Path | None, policy: tuple, calls: int, counts: Callable) -> dict:
@@ -161,7 +164,8 @@ def by_search(case: Case, seed: int, data: Path | None, policy: tuple, calls: in
     draw = lambda rng: perturb(structures[rng.integers(len(structures))], env.perturb, rng, env.perturb_kind)
     how = LoopSearch(budget=half - half // 4, population=6, elites=2, n_starts=4)
     found = search_loop(policy, draw, lambda: calculator(spec), how, seed)
-    return dict(calls=calls + found.evaluations, counts=counts(with_numbers(policy, found.numbers)), numbers=found.numbers)
+    policy = with_numbers(policy, found.numbers)
+    return dict(calls=calls + found.evaluations, counts=counts(policy), numbers=found.numbers)
 
 
 def measure(data: Path | None, case: dict, quick: bool, work: Path) -> dict:

@@ -31,8 +31,9 @@ def cases(seeds: int, quick: bool) -> list:
     """List cases, seeds and methods."""
     if quick:
         return [dict(case="LJ7", method=method, seed=0) for method, where in METHODS.items() if "LJ7" in where]
-    return [dict(case=case, method=method, seed=seed) for case in BUDGET for seed in range(min(seeds, FEW.get(case, seeds)))
-            for method, where in METHODS.items() if case in where]
+    found = [(case, seed) for case in BUDGET for seed in range(min(seeds, FEW.get(case, seeds)))]
+    return [dict(case=case, method=method, seed=seed)
+            for case, seed in found for method, where in METHODS.items() if case in where]
 
 
 @lru_cache(maxsize=2)

@@ -53,7 +53,8 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 def tell(row: dict) -> str:
     """Say how the size of Q went."""
-    return f"{row['critic']:10} {row['arm']:22} seed {row['seed']}: mean |Q| {row['size'][0]:.2f} to {row['size'][-1]:.2f}"
+    first, last = row["size"][0], row["size"][-1]
+    return f"{row['critic']:10} {row['arm']:22} seed {row['seed']}: mean |Q| {first:.2f} to {last:.2f}"
 
 
 def table(rows: list) -> str:

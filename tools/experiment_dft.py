@@ -98,8 +98,8 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
     ours = case["method"].startswith("RLOptimizer")
     fixed = [int(k) for constraint in start.constraints for k in constraint.index]
     return row | dict(fmax=fmax, surrogate=spec, numbers=start.numbers, cell=start.cell.array, pbc=start.pbc,
-                      fixed=fixed, start_positions=start.positions, trace=[largest_of(start, call) for call in true.calls],
-                      calls=true.calls if ours else [],
+                      fixed=fixed, start_positions=start.positions, calls=true.calls if ours else [],
+                      trace=[largest_of(start, call) for call in true.calls],
                       surrogate_answers=cheap.calls if case["method"] == "RLOptimizer with surrogate" else [])
 
 

@@ -1,6 +1,9 @@
 # `make help` lists the targets. VENV=DIR puts the virtual environment elsewhere;
 # PYTHON=FILE uses that interpreter as it is and installs nothing.
 VENV ?= .venv
+OLDEST := $(VENV)-oldest
+# What old libraries say of newer ones, and the files that old ASE leaves open, are no fault of this package.
+OLD_WARNINGS := $(addprefix -W ignore::,DeprecationWarning ResourceWarning pytest.PytestUnraisableExceptionWarning)
 export PYTHONPATH := $(CURDIR)
 
 ifdef PYTHON
@@ -10,8 +13,13 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/installed
 endif
 
+# Put a Python that is new enough into the shell's variable `base`.
+FIND_BASE := base=$$(command -v python3.11 || command -v python3) \
+    && $$base -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+    || { echo "atomrl_nb needs Python 3.11 or newer: found '$$base'. Install python3.11, or give PYTHON=FILE." >&2; exit 1; }
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest test-browser check mutate docs lab export outputs readme clean
+.PHONY: help demo test test-slow test-oldest test-wheel test-browser check mutate docs lab export outputs readme clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -25,9 +33,11 @@ test: $(READY)  ## nbdev_test on every notebook, then pytest
 test-slow: $(READY)  ## the long tests
 	$(PYTHON) -m pytest -m slow
 
-test-oldest: $(READY)  ## nbdev_test on every notebook, with the oldest ASE that the settings allow
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oldest-ase "ase==$$(sed -n 's/.* ase>=\([0-9.]*\).*/\1/p' settings.ini).0"
-	PYTHONPATH=$(abspath $(VENV))/oldest-ase:$(PYTHONPATH) $(PYTHON) tools/notebooks.py --test
+test-oldest: $(OLDEST)/installed  ## notebooks and pytest, with the oldest of all requirements that settings.ini allows
+	@status=0; $(OLDEST)/bin/python tools/notebooks.py --test || status=1; $(OLDEST)/bin/python -m pytest $(OLD_WARNINGS) || status=1; exit $$status
+
+test-wheel:  ## build the wheel, install it into an empty environment, and use it outside of this folder
+	@$(FIND_BASE); $$base tools/wheel.py
 
 test-browser: $(READY)  ## 3-D views in Chromium: on the built site without a network, and in JupyterLab
 	$(PYTHON) -m pytest -m browser -rs tests/browser
@@ -57,12 +67,16 @@ clean:  ## remove what was generated, but not the virtual environment
 	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache nbs/nbdev.yml
 	find atomrl_nb tools tests nbs -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp is written last, so an interrupted installation is taken up again.
+# The stamps are written last, so an interrupted installation is taken up again.
 $(VENV)/installed: settings.ini setup.py constraints.txt
-	@base=$$(command -v python3.11 || command -v python3) \
-	    && $$base -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	    || { echo "atomrl_nb needs Python 3.11 or newer: found '$$base'. Install python3.11, or give PYTHON=FILE." >&2; exit 1; }; \
-	$$base -m venv $(VENV)
+	@$(FIND_BASE); $$base -m venv $(VENV)
 	@echo 'Installing the tested versions into $(VENV): about two minutes.'
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,notebook]'
+	@touch $@
+
+$(OLDEST)/installed: settings.ini setup.py tools/oldest.py
+	@$(FIND_BASE); $$base -m venv --clear $(OLDEST)
+	@echo 'Installing the oldest versions into $(OLDEST): about two minutes.'
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $$($(OLDEST)/bin/python tools/oldest.py)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -219,6 +219,12 @@ def test_progress_bar(whole, tmp_path, capsys):
     assert bar.bar.n == bar.bar.total == 8 and "eV/Å" in capsys.readouterr().err
 
 
+def test_tensorboard_itself_takes_what_is_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = train(replace(SMALL, run=str(tmp_path / "run"), steps=8, evaluation_interval=0), progress=False, callbacks=[TensorBoardCallback()])
+    assert [file.stat().st_size > 0 for file in (run / "tensorboard").iterdir()] == [True]
+
+
 def test_tensorboard_is_optional_and_writes_the_true_t_total(tmp_path, monkeypatch):
     settings = replace(SMALL, run=str(tmp_path / "run"), steps=16, evaluation_interval=0)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

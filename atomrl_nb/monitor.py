@@ -214,6 +214,7 @@ def _change(frame, t, values):
     return (f'<line x1="{x}" x2="{x}" y1="{frame.top}" y2="{frame.bottom}" stroke="currentColor" '
             f'stroke-dasharray="1 3"><title>t_total {t}: {said}</title></line>')
 
+# %% ../nbs/11a_monitor.ipynb #f1b00008
 def svg(
     panel: Panel,
     last: int,  # `t_total` at the right edge
@@ -257,6 +258,7 @@ def _curve_panels(run, metrics, curve):
             Panel("Largest force [eV/Å]", [curve(metrics.fmax)], f"dashed: {target:g} to reach", log=True, line=target),
             Panel("Test: steps to relax", [(*_tests(tests), BLUE)], _best(tests))]
 
+# %% ../nbs/11a_monitor.ipynb #f1b00009
 def _indicator_panels(metrics, table, curve, findings):
     "Make the lower row: the guide's indicators."
     now, sick = reduce(table[table.t_total > 0.75 * table.t_total.max()]), {f.name for f in findings}
@@ -271,6 +273,7 @@ def _indicator_panels(metrics, table, curve, findings):
             Panel("Action Scale", [curve(table.action_scale, how="mean")], scales, healthy=scale.healthy)]
     return [replace(panel, mark=sign) for panel, sign in zip(made, mark.values())]
 
+# %% ../nbs/11a_monitor.ipynb #f1b0000a
 def panels(
     run: str | Path,  # run folder
     findings: list,  # from `diagnose`

@@ -157,9 +157,9 @@ def _moves(m, config):
     "Tell how the agent moves, and how stiff what it moves is."
     own, before = (m.expert == 0) & (m.a_back == 0), m.groupby("episode").fmax.shift()
     moved = m.actual_move.where((m.a_back < 0.1) & (m.actual_move > 1e-6))
-    network, target = config["network"], config["environment"]["fmax"]
+    network, target, settled = config["network"], config["environment"]["fmax"], m.t_total > 8 * config["n_envs"]
     return dict(
-        at_bound=(m.actual_move > 0.5 * network["max_displacement"]).astype(float).where(own),
+        at_bound=(m.actual_move > 0.5 * network["max_displacement"]).astype(float).where(own & settled),
         stiffness=(m.fmax - before).abs() / moved / network["stiffness"],
         action_scale=m.action_scale * m.output_scale,
         fmax_ratio=m.fmax / target,
@@ -187,7 +187,7 @@ def _learning(m, config, over):
     return dict(
         penalty=deviation / terms,
         memory_age=m.memory_age / per_step,
-        nfake_left=m.nfake / max(m.nfake.max(), 1e-9),
+        nfake_left=(m.nfake / max(m.nfake.max(), 1e-9)).where(m.t_total > max(due, 0.1 * config["steps"])),
         updates=m.updates.where(over | (m.updates > 0) | (m.t_total > due)))
 
 # %% ../nbs/10_diagnostics.ipynb #f1d0000a

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from .files import read_json, read_rows
 from .memory import ReplayMemory
+from .networks import load_policy
 from .schema import EXPERT, TD3, Rule, check
 from .structures import InputError
 from .td3 import TD3Agent
@@ -329,7 +330,9 @@ def load_checkpoint(
         memory.load_state({k: v for k, v in table.items() if not k.startswith("loop.")})
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"The checkpoint {str(folder)!r} does not fit the run ({type(error).__name__}: {error}).") from error
-    if (folder/OFFERED).exists(): _copy(folder/OFFERED, run/OFFERED)  # a policy of later belongs to a future that never was
+    if (folder/OFFERED).exists():  # a policy of later belongs to a future that never was
+        load_policy(folder/OFFERED)  # says where it is damaged
+        _copy(folder/OFFERED, run/OFFERED)
     return {k.removeprefix("loop."): v for k, v in table.items() if k.startswith("loop.")}, state
 
 # %% ../nbs/08_checkpoints.ipynb #eae440fa

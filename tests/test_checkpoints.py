@@ -24,7 +24,7 @@ from atomrl_nb.callbacks import BaseCallback
 from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,
+SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=16, evaluation_starts=2,
                  checkpoint_interval=16, buffer_capacity=100, network=NetworkSettings(channels=4, layers=1))
 
 
@@ -61,7 +61,7 @@ def test_the_folder_holds_the_last_three_and_names_the_newest(whole):
     folder = whole / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000016", "step_00000032", "step_00000048"]
     assert (folder / "latest").read_text() == "step_00000048"
-    assert sorted(p.name for p in (folder / "step_00000048").iterdir()) == ["agent.safetensors", "memory.safetensors", "state.json"]
+    assert sorted(p.name for p in (folder / "step_00000048").iterdir()) == ["agent.safetensors", "memory.safetensors", "policy.safetensors", "state.json"]
 
 
 def test_checkpoint_0_is_there_before_the_first_step(tmp_path):
@@ -256,3 +256,11 @@ def test_a_state_that_was_changed_by_hand_is_refused(run, name, value):
     assert state[name] != value
     path.write_text(json.dumps(state | {name: value}))
     with pytest.raises(InputError, match="state.json is not as it was written"): read_state(path.parent)
+
+
+def test_a_damaged_policy_of_a_checkpoint_replaces_no_whole_one(run):
+    before = (run / "policy.safetensors").read_bytes()
+    damaged = run / "checkpoints" / "step_00000048" / "policy.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    with pytest.raises(InputError, match="policy.safetensors.*damaged"): resume(run, steps=60, progress=False)
+    assert (run / "policy.safetensors").read_bytes() == before

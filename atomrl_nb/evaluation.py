@@ -17,7 +17,7 @@ from .environment import MOVE, Environment, EvaluationFailed
 from .learner import Trainer, loop_state
 from .networks import save_policy
 from .settings import Settings
-from .structures import calculator, coordination, perturb
+from .structures import coordination, perturb
 
 # %% ../nbs/09c_evaluation.ipynb #f75cbab7
 EVALUATIONS = ["t_total", "start", "steps", "fmax", "terminated"]
@@ -28,7 +28,7 @@ def evaluate(
 ) -> tuple:  # (rows for `evaluations.csv`, list of the first start's frames)
     "Relax fixed starts with the present actor, all of them in lockstep."
     s, template = trainer.settings, trainer.environments[0]
-    rng, calc = np.random.default_rng([s.seed, 3]), calculator(s.calculator)
+    rng, calc = np.random.default_rng([s.seed, 3]), trainer.make()
     made = lambda: Environment(trainer.validation, calc, template.settings, s.network.reach, warm=template.warm)
     active, results = {}, []
     for k in range(s.evaluation_starts):

@@ -6,6 +6,7 @@
 __all__ = ['METRICS', 'COUNTED', 'NOTED', 'Trainer', 'to_device', 'loop_state', 'load_loop_state']
 
 # %% ../nbs/09b_learner.ipynb #9bb0004
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import numpy as np
@@ -33,8 +34,9 @@ class Trainer(Player):
         self,
         settings: Settings,
         structures: list,  # `ase.Atoms`
+        make: Callable | None = None,  # () -> calculator; None: that of the settings
     ):
-        super().__init__(settings, structures)
+        super().__init__(settings, structures, make)
         self.validation = load(*settings.validation) if settings.validation else structures
         self.sampler = torch.Generator().manual_seed(settings.seed + 1)
         self.owed_updates, self.log = 0.0, {}

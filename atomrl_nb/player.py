@@ -7,7 +7,9 @@ __all__ = ['EPISODES', 'Player', 'Episode', 'direction']
 
 # %% ../nbs/09a_player.ipynb #9ab0004
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,12 +34,14 @@ class Player:
         self,
         settings: Settings,
         structures: list,  # `ase.Atoms`
+        make: Callable | None = None,  # () -> calculator; None: that of the settings
     ):
         s, self.settings, self.structures = settings, settings, structures
         device = "cuda" if s.device == "cuda" or s.device == "auto" and torch.cuda.is_available() else "cpu"
         env = resolve_r0(s.environment, structures)
         env = replace(env, history=env.history or s.network.history)  # what the network asks for is observed
-        calc = calculator(s.calculator)
+        self.make = make or partial(calculator, s.calculator)
+        calc = self.make()
         seeds = [[s.seed, 1, k] for k in range(s.n_envs)]
         warm = s.calculator.startswith("warm:")
         self.environments = [Environment(structures, calc, env, s.network.reach, seed, warm=warm) for seed in seeds]

@@ -7,10 +7,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
+from ase.build import bulk
 
 from atomrl_nb.graphs import AtomGraph, with_pairs
 from atomrl_nb.memory import Batch, ReplayMemory
+from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import calculator, load, perturb
+from atomrl_nb.training import Settings, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 UNCHANGED = ("numbers", "cell", "pbc", "fixed")
@@ -87,6 +90,17 @@ def measure(stored: int = 400, n: int = 100, seconds: float = 3.0, geometric: bo
     return best(functions, seconds)
 
 
+def share_of_update(head: str, cells: tuple, seconds: float) -> float:
+    """Share of sampling in an update of 64 transitions, sampled from crystals of so many cells of four copper atoms."""
+    settings = Settings(n_envs=4, batch_size=64, learning_starts=10**9, network=NetworkSettings(head=head))
+    trainer, generator = Trainer(settings, [bulk("Cu", cubic=True).repeat(cells)]), torch.Generator().manual_seed(0)
+    trainer.begin()
+    for _ in range(12): trainer.round()
+    sample = lambda: trainer.memory.sample(64, generator)
+    times = best({"sample": sample, "both": lambda: trainer.agent.update(sample())}, seconds)
+    return round(times["sample"] / times["both"], 4)
+
+
 def main():
     """Measure, print, and save unless in the quick form."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -95,8 +109,11 @@ def main():
     try: import torch_geometric
     except ImportError: torch_geometric = None
     times = measure(seconds=1.0 if args.quick else 20.0, geometric=torch_geometric is not None)
+    sizes = {4: (1, 1, 1)} if args.quick else {4: (1, 1, 1), 8: (2, 1, 1), 16: (2, 2, 1)}
+    seconds = 0.1 if args.quick else 3.0
+    shares = {head: {n: share_of_update(head, cells, seconds) for n, cells in sizes.items()} for head in ("direct", "potential")}
     facts = dict(milliseconds={k: round(v, 3) for k, v in times.items()}, ratio={k: round(v / times["memory"], 1) for k, v in times.items() if k != "memory"},
-                 what="100 of 400 four-atom transitions, one thread, shortest of many", torch=torch.__version__.split("+")[0],
+                 share_of_update=shares, what="100 of 400 four-atom transitions, one thread, shortest of many", torch=torch.__version__.split("+")[0],
                  torch_geometric=getattr(torch_geometric, "__version__", None), machine=platform.machine())
     print(json.dumps(facts, indent=1))
     if not args.quick: (ROOT / "nbs" / "benchmark" / "memory_speed.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -88,6 +88,14 @@ def _bare(atoms):
     copy.info = {k: v for k, v in atoms.info.items() if isinstance(v, (str, int, float, bool))}
     return copy
 
+def _claim(run, file):
+    "Take a run folder that is being made, or refuse where another process was quicker."
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error: raise InputError(f"Another process is making the run {str(run)!r}: choose a new folder.") from error
+    if (run/"config.json").exists():  # it has just been finished
+        (run/UNFINISHED).unlink(missing_ok=True)
+        check_free(run)
+
 @contextmanager
 def create_run(
     run: str | Path,  # folder to make
@@ -98,8 +106,9 @@ def create_run(
     run = check_free(run)
     try: run.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise InputError(f"The run folder {str(run)!r} cannot be made ({error.strerror}).") from error
-    with disk_errors(run):
-        (run/UNFINISHED).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    with disk_errors(run), open(run/UNFINISHED, "a", encoding="utf-8") as file:
+        _claim(run, file)
+        file.truncate(0), file.write(json.dumps(config, indent=1)), file.flush()
         for name in ("checkpoints", "plots", "trajectories"):
             shutil.rmtree(run/name, ignore_errors=True)
             (run/name).mkdir()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 from ase.calculators.lj import LennardJones
 from ase.data import covalent_radii
 from ase.optimize import BFGS
@@ -20,7 +21,7 @@ from ase.optimize.basin import BasinHopping
 
 from .learned import find_policy
 from .optimizer import RelaxMany
-from .structures import CountedCalculator, InputError, calculator, closest_pair, coordination, random_cluster, scatter
+from .structures import CountedCalculator, InputError, as_calculator, closest_pair, coordination, random_cluster, scatter
 
 # %% ../nbs/13b_search.ipynb #13b10007
 def random_start(
@@ -40,10 +41,10 @@ def random_start(
 
 def bond_of(
     atoms: Atoms,
-    spec: str,  # calculator
+    given: Calculator | str,  # calculator, or its spec
 ) -> float:  # [Å]
     "Choose a length to scale clusters by: sigma of a Lennard-Jones calculator, else about two covalent radii."
-    made = calculator(spec)
+    made = as_calculator(given)
     return made.parameters.sigma if isinstance(made, LennardJones) else 1.9 * float(covalent_radii[atoms.numbers].mean())
 
 # %% ../nbs/13b_search.ipynb #13b10010
@@ -121,7 +122,7 @@ class Search:
 # %% ../nbs/13b_search.ipynb #162ecc77
 def search(
     like: Atoms,  # gives elements and, where periodic, the cell
-    spec: str,  # calculator
+    given: Calculator | str,  # calculator, or its spec
     policy: str | Path | tuple,  # as `RelaxMany` takes it
     budget: int,  # force evaluations
     seed: int = 0,
@@ -132,7 +133,7 @@ def search(
 ) -> Search:
     "Look for the lowest minimum."
     rng, policy = np.random.default_rng(seed), policy if isinstance(policy, tuple) or policy in ("auto", "none") else find_policy(policy)
-    calc, result, bond = CountedCalculator(calculator(spec)), Search([], 0, []), bond_of(like, spec)
+    calc, result, bond = CountedCalculator(as_calculator(given)), Search([], 0, []), bond_of(like, given)
     while calc.evaluations < budget:
         starts = [random_start(like, rng, bond) if not result.minima or k % 4 else kicked(_chosen(result.minima, rng).atoms, rng) for k in range(batch)]
         result.failed += _relax(starts, calc, policy, fmax, steps, budget)
@@ -184,7 +185,7 @@ def _relax(structures, total, policy, fmax, steps, budget):
 # %% ../nbs/13b_search.ipynb #13b10020
 def basin_hopping(
     like: Atoms,
-    spec: str,  # calculator
+    given: Calculator | str,  # calculator, or its spec
     budget: int,  # force evaluations
     seed: int = 0,
     target: float | None = None,
@@ -197,7 +198,7 @@ def basin_hopping(
     "Run ASE's basin hopping."
     state, rng = np.random.get_state(), np.random.default_rng(seed)
     np.random.seed(seed)  # ASE's basin hopping draws from numpy's global generator
-    total, atoms = CountedCalculator(calculator(spec)), random_start(like, rng, bond_of(like, spec))
+    total, atoms = CountedCalculator(as_calculator(given)), random_start(like, rng, bond_of(like, given))
     atoms.calc = _Watched(total, budget, target)
     make = lambda a, **more: optimizer(a, **(more | options))
     try: BasinHopping(atoms, temperature=temperature, dr=width, fmax=fmax, optimizer=make, logfile=None, optimizer_logfile=None, trajectory=None, local_minima_trajectory=None).run(10**6)
@@ -225,7 +226,7 @@ class _Watched(Budgeted):
 # %% ../nbs/13b_search.ipynb #7fad8a24
 def multistart(
     like: Atoms,
-    spec: str,  # calculator
+    given: Calculator | str,  # calculator, or its spec
     budget: int,  # force evaluations
     seed: int = 0,
     target: float | None = None,
@@ -234,7 +235,7 @@ def multistart(
     **options,  # of the optimizer
 ) -> Search:  # with the lowest minimum alone
     "Relax random starts, one after the other."
-    total, rng, bond = CountedCalculator(calculator(spec)), np.random.default_rng(seed), bond_of(like, spec)
+    total, rng, bond = CountedCalculator(as_calculator(given)), np.random.default_rng(seed), bond_of(like, given)
     watched = _Watched(total, budget, target)
     try:
         while True:

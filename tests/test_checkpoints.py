@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from atomrl_nb.checkpoints import (TENSORS, DiskError, Table, _seal, checkpoints, digest, find_checkpoint, latest_t_total, load_checkpoint,
+from atomrl_nb.checkpoints import (TENSORS, DiskError, Table, _seal, check_free, checkpoints, create_run, digest,
+                                   find_checkpoint, latest_t_total, load_checkpoint,
                                    only_writer, read_run, read_state, save_checkpoint, write_text)
 from atomrl_nb.cli import train_main
 from atomrl_nb.networks import NetworkSettings
-from atomrl_nb.structures import InputError
+from atomrl_nb.structures import InputError, load
 from atomrl_nb.settings import Settings, settings_from
 from atomrl_nb.learner import Trainer
 from atomrl_nb.callbacks import BaseCallback
@@ -264,3 +265,18 @@ def test_a_damaged_policy_of_a_checkpoint_replaces_no_whole_one(run):
     damaged.write_bytes(damaged.read_bytes()[:-50])
     with pytest.raises(InputError, match="policy.safetensors.*damaged"): resume(run, steps=60, progress=False)
     assert (run / "policy.safetensors").read_bytes() == before
+
+
+def test_of_two_who_make_one_run_at_once_one_is_refused(tmp_path, monkeypatch):
+    """The second comes while the first is making the folder, and again in the moment after."""
+    structures, run = load("alloys4")[:1], tmp_path / "run"
+    with create_run(run, {"a": 1}, structures):
+        with pytest.raises(InputError, match="Another process is making the run"):
+            with create_run(run, {"a": 2}, structures): pass
+    with pytest.raises(InputError, match="already holds a run"):
+        with create_run(run, {"a": 2}, structures): pass
+    looked = iter([Path])  # the first look was before the other began
+    monkeypatch.setattr("atomrl_nb.checkpoints.check_free", lambda path: next(looked, check_free)(path))
+    with pytest.raises(InputError, match="already holds a run"):
+        with create_run(run, {"a": 2}, structures): pass
+    assert json.loads((run / "config.json").read_text()) == {"a": 1} and not (run / "config.json.part").exists()

@@ -155,3 +155,35 @@ def test_every_requirement_has_a_lower_bound_that_test_oldest_installs():
 def test_what_is_cited_is_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["version"] == settings()["version"] == atomrl_nb.__version__
+
+
+def test_a_library_leaves_the_user_s_global_state_alone(tmp_path):
+    """Random generators, torch's default dtype and threads, numpy's error state, warnings, the import path, the folder, signals."""
+    import os
+    import random
+    import signal
+    import sys
+    import warnings
+
+    from atomrl_nb.learned import find_policy
+    from atomrl_nb.networks import NetworkSettings
+    from atomrl_nb.settings import Settings
+    from atomrl_nb.training import resume, train
+
+    def state():
+        return (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(), torch.get_default_dtype(),
+                torch.get_num_threads(), torch.is_grad_enabled(), np.geterr(), warnings.filters[:], sys.path[:], os.getcwd(),
+                {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)})
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        before = state()
+        run = train(Settings(network=NetworkSettings(channels=4, layers=1), n_envs=4, learning_starts=8, batch_size=8, steps=16,
+                             evaluation_starts=2), progress=False, structures=load("alloys4")[:2], run=str(tmp_path / "run"))
+        atoms = perturb(load("cuau4")[0], 0.2, seed=0)
+        atoms.calc = calculator("emt")
+        RLOptimizer(atoms, policy=find_policy("fcc-alloys"), logfile=None).run(0.05, 20)
+        assert state() == before
+    finally: torch.set_default_dtype(torch.float32)
+    resume(run, steps=24, progress=False)  # made under another default
+    assert torch.get_default_dtype() == torch.float32

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENV_FEATURES', 'Neighbours', 'neighbours', 'AtomGraph', 'from_atoms', 'collate', 'number_density',
-           'environment_features', 'radial_basis', 'with_pairs', 'rows_of']
+           'environment_features', 'radial_basis', 'with_pairs', 'rows_of', 'Padded', 'padded_rows']
 
 # %% ../nbs/01_graphs.ipynb #d4979782
 import math
@@ -238,3 +238,17 @@ def only(
         values[name] = new_atom[value[:, stays]] if name.endswith("_index") else value[stays]
     values["batch"] = new_graph[values["batch"]]
     return AtomGraph(**values)
+
+# %% ../nbs/01_graphs.ipynb #1a0a0002
+class Padded(NamedTuple):
+    "Numbers of rows, as if every structure had as many atoms as the largest."
+    row: torch.Tensor  # (n_atoms,) row of each atom, through all structures
+    size: int  # rows of each structure
+
+def padded_rows(
+    graph: AtomGraph,  # one or many structures
+) -> Padded:
+    "Number the atoms as if every structure had as many as the largest."
+    size, first = int(graph.sizes.max()), graph.sizes.cumsum(0) - graph.sizes  # first atom of each structure
+    atoms = torch.arange(graph.n_atoms, device=graph.batch.device)
+    return Padded(graph.batch * size + atoms - first[graph.batch], size)

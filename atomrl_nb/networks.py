@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'CURES', 'NetworkSettings', 'check_network', 'element_features', 'rms_force',
-           'output_scale', 'unit_and_norm', 'at_most', 'relative_inputs', 'check_finite', 'Embedding', 'Network',
-           'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Actor', 'Critic', 'TwinCritics', 'assert_consistent',
-           'Policy', 'save_policy', 'load_policy']
+           'output_scale', 'Directed', 'unit_and_norm', 'at_most', 'RelativeInputs', 'relative_inputs', 'check_finite',
+           'Embedding', 'AtomFeatures', 'Network', 'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Proposal',
+           'Actor', 'Critic', 'TwinCritics', 'assert_consistent', 'Policy', 'save_policy', 'load_policy']
 
 # %% ../nbs/02_networks.ipynb #65691284
 import copy, json, math, os
@@ -22,7 +22,6 @@ from ase.build import bulk, molecule
 from ase.data import atomic_masses, covalent_radii
 from e3nn import o3
 from e3nn.math import soft_one_hot_linspace
-from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -35,7 +34,7 @@ from .schema import CARD, NETWORK, build, check, plain_values
 from .structures import InputError
 
 # %% ../nbs/02_networks.ipynb #5ed2b177
-SKIN = 1.0  # Å beyond the cutoff: neighbours that may come into reach on a planned way
+SKIN = 1.0  # Å beyond the cutoff: neighbours that a planned move may bring within it
 
 @dataclass(frozen=True)
 class NetworkSettings(EdgeSettings):
@@ -85,7 +84,8 @@ def _element_table(device, dtype):
     period = torch.bucketize(numbers, ends)
     to_noble = (ends[period] - numbers).clamp(max=18).double()  # places before the next noble gas, at most 18
     radius, mass = (torch.as_tensor(np.array(x[:119])) for x in (covalent_radii, atomic_masses))
-    columns = [radius - 1.3, 3 * (radius - 1.3)**2, mass.log() - 4, period - 4.5, to_noble / 3 - 2, torch.cos(torch.pi * to_noble / 6)]
+    columns = [radius - 1.3, 3 * (radius - 1.3)**2, mass.log() - 4,
+               period - 4.5, to_noble / 3 - 2, torch.cos(torch.pi * to_noble / 6)]
     return torch.stack(columns, dim=1).to(device, dtype)
 
 def element_features(
@@ -112,64 +112,112 @@ def output_scale(
     rms = rms_force(graph)
     return rms / (settings.stiffness + rms / settings.saturation)
 
+# %% ../nbs/02_networks.ipynb #0200001
+class Directed(NamedTuple):
+    "Vectors as directions and lengths."
+    unit: torch.Tensor  # (n_atoms, 3); zero, with zero gradient, for a zero vector
+    norm: torch.Tensor  # (n_atoms, 1), in the unit of the vectors
+
 def unit_and_norm(
     vector: torch.Tensor,  # (n_atoms, 3)
-) -> tuple:  # (n_atoms, 3) and (n_atoms, 1); zero, with zero gradient, for a zero vector
+) -> Directed:
     "Split vectors into direction and length."
     norm = ((vector**2).sum(1, keepdim=True) + 1e-30).sqrt()
-    return torch.where(norm > 1e-12, vector / norm, torch.zeros_like(vector)), norm
+    return Directed(torch.where(norm > 1e-12, vector / norm, torch.zeros_like(vector)), norm)
 
 # %% ../nbs/02_networks.ipynb #02c00002
 LONGEST = 4.0  # of a relative force: the square root of the atoms in the largest cells of training
 
 def at_most(
     vector: torch.Tensor,  # (n_atoms, 3)
-) -> torch.Tensor:
+) -> torch.Tensor:  # (n_atoms, 3)
     "Shorten vectors that are longer than `LONGEST`."
-    return vector * (LONGEST / unit_and_norm(vector)[1].clamp(min=LONGEST))
+    return vector * (LONGEST / unit_and_norm(vector).norm.clamp(min=LONGEST))
 
 # %% ../nbs/02_networks.ipynb #1ab0c032
+class RelativeInputs(NamedTuple):
+    "What the network sees of each atom, of order one."
+    scalars: torch.Tensor  # (n_atoms, n_scalars)
+    vectors: torch.Tensor  # (n_atoms, n_vectors, 3)
+
 def relative_inputs(
     graph: AtomGraph,  # with forces
     settings: NetworkSettings,
     action: torch.Tensor | None = None,  # (n_atoms, 3) [Å], for a critic that sees it
-) -> tuple:  # scalars (n_atoms, n_scalars) and vectors (n_atoms, n_vectors, 3) of order one
+) -> RelativeInputs:
     "Describe atoms by element, relative force, and logarithms of magnitudes."
     rms, size = rms_force(graph)[graph.batch, None], output_scale(graph, settings)[graph.batch, None]
     relative = at_most(graph.forces / rms)
-    scalars = [element_features(graph.numbers, rms.dtype), torch.ones_like(rms), 0.3 * rms.log() + 0.3, unit_and_norm(relative)[1]]
+    scalars = [element_features(graph.numbers, rms.dtype), torch.ones_like(rms),
+               0.3 * rms.log() + 0.3, unit_and_norm(relative).norm]
     vectors = [relative]
-    for change, scale in ((graph.prev_displacement, size), (graph.forces - graph.prev_forces, rms)) if settings.history else ():
+    for change, scale in _history(graph, rms, size) if settings.history else ():
         length = (graph.mean((change**2).sum(1)) + 1e-18).sqrt()[graph.batch, None]
         scalars.append(0.3 * (length / scale + 1e-3).log())
         vectors.append(at_most(change / length))
     if action is not None:
-        scalars.append(unit_and_norm(action / size)[1])
+        scalars.append(unit_and_norm(action / size).norm)
         vectors.append(action / size)
-    return torch.cat(scalars, 1), torch.stack(vectors, 1)
+    return RelativeInputs(torch.cat(scalars, 1), torch.stack(vectors, 1))
 
+def _history(graph, rms, size):
+    "Pair the last displacement and the change of the forces with the magnitude that each is compared with."
+    return (graph.prev_displacement, size), (graph.forces - graph.prev_forces, rms)
+
+# %% ../nbs/02_networks.ipynb #0200006
 def check_finite(
-    graph: AtomGraph,
-    **more: torch.Tensor,  # further inputs by name; None is left out
+    graph: AtomGraph,  # positions, forces and environment information are looked at
+    **more: torch.Tensor | None,  # further inputs by name; None is left out
 ):
     "Refuse a graph or an input that holds numbers which are not finite."
     given = dict(positions=graph.positions, forces=graph.forces, env=graph.env, **more)
     bad = [name for name, x in given.items() if x is not None and not bool(torch.isfinite(x).all())]
-    if bad: raise FloatingPointError(f"The network was given {' and '.join(bad)} with numbers that are not finite: look at the calculator and at the last displacement.")
+    if bad:
+        raise FloatingPointError(f"The network was given {' and '.join(bad)} with numbers that are not finite: "
+                                 "look at the calculator and at the last displacement.")
 
 # %% ../nbs/02_networks.ipynb #1ab0c034
 class Embedding(torch.nn.Module):
     "Embed a norm: leaky_relu of a linear layer."
 
-    def __init__(self, width: int, copies: tuple = ()):
+    def __init__(
+        self,
+        width: int,  # of the embedding
+        copies: tuple = (),  # (2,) for twins
+    ):
         super().__init__()
-        self.weight, self.bias = (torch.nn.Parameter(2 * torch.rand(*copies, *shape) - 1) for shape in ((width, 1), (width,)))
+        self.weight = torch.nn.Parameter(2 * torch.rand(*copies, width, 1) - 1)
+        self.bias = torch.nn.Parameter(2 * torch.rand(*copies, width) - 1)
 
-    def forward(self, norm: torch.Tensor) -> torch.Tensor:  # (n_atoms, 1) -> (copies, width, n_atoms, 1)
+    def forward(
+        self,
+        norm: torch.Tensor,  # (n_atoms, 1)
+    ) -> torch.Tensor:  # (copies, width, n_atoms, 1)
+        "Embed the norm of each atom."
         weight, bias = (x.view(-1, self.bias.shape[-1], 1) for x in (self.weight, self.bias))
         return torch.nn.functional.leaky_relu(weight * norm.view(1, 1, -1) + bias)[..., None]
 
+# %% ../nbs/02_networks.ipynb #020000a
+def _irreps_in(s, takes_action):
+    "Name the irreps that go in, in the order of `_blocks_in`."
+    if s.features == "relative":
+        return o3.Irreps(f"{9 + 2 * s.history + takes_action}x0e+{1 + 2 * s.history + takes_action}x1o")
+    vector = f"+1x1o+{s.em_dim}x0e"  # a direction and its embedded length
+    return o3.Irreps(f"{s.n_properties}x0e" + vector + takes_action * vector)
+
+def _reached(irreps, s):
+    "Choose the hidden irreps that the tensor products of `irreps` with the spherical harmonics reach."
+    parities = lambda l: (-1, 1) if s.parities == "both" else ((-1)**l,)
+    hidden = [o3.Irrep(l, p) for l in range(s.lmax + 1) for p in parities(l)]
+    edge = o3.Irreps.spherical_harmonics(s.lmax_edge)
+    return [(s.channels, ir) for ir in hidden if any(ir in a * b for _, a in irreps for _, b in edge)]
+
 # %% ../nbs/02_networks.ipynb #1ab0c035
+class AtomFeatures(NamedTuple):
+    "What a network makes of each atom."
+    features: torch.Tensor  # (n_atoms, copies, dim), the irreps that were wanted
+    invariants: torch.Tensor  # (n_atoms, copies, channels), the scalars of the last hidden layer
+
 class Network(torch.nn.Module):
     "Gated tensor-product convolutions from elements and forces to features of each atom."
 
@@ -181,85 +229,115 @@ class Network(torch.nn.Module):
         takes_action: bool = False,  # the action is an input
     ):
         super().__init__()
-        self.settings, self.copies, self.takes_action, s = check_network(settings), math.prod(copies), takes_action, settings
-        if s.features == "reference":
-            irreps = o3.Irreps(f"{s.n_properties}x0e+1x1o+{s.em_dim}x0e" + takes_action * f"+1x1o+{s.em_dim}x0e")
-            self.em = Embedding(s.em_dim, copies)
-            if takes_action: self.em_act = Embedding(s.em_dim, copies)
-        else: irreps = o3.Irreps(f"{9 + 2 * s.history + takes_action}x0e+{1 + 2 * s.history + takes_action}x1o")
-        self.irreps_in, self.layers, edge = irreps, torch.nn.ModuleList(), o3.Irreps.spherical_harmonics(s.lmax_edge)
-        hidden = [o3.Irrep(l, p) for l in range(s.lmax + 1) for p in ((-1, 1) if s.parities == "both" else ((-1)**l,))]
-        for _ in range(s.layers):
-            reached = [(s.channels, ir) for ir in hidden if any(ir in a * b for _, a in irreps for _, b in edge)]
+        self.settings, self.copies, self.takes_action = check_network(settings), math.prod(copies), takes_action
+        self.irreps_in = irreps = _irreps_in(settings, takes_action)
+        if settings.features == "reference":
+            self.em = Embedding(settings.em_dim, copies)
+            if takes_action: self.em_act = Embedding(settings.em_dim, copies)
+        self.layers = torch.nn.ModuleList()
+        for _ in range(settings.layers):
+            reached = _reached(irreps, settings)
             gate = Gate([x for x in reached if x[1].l == 0], [x for x in reached if x[1].l > 0])
-            self.layers.append(torch.nn.ModuleDict(dict(first=Convolution(irreps, gate.irreps_in, s, copies), second=gate)))
+            first = Convolution(irreps, gate.irreps_in, settings, copies)
+            self.layers.append(torch.nn.ModuleDict(dict(first=first, second=gate)))
             irreps = gate.irreps_out
-        self.layers.append(Convolution(irreps, irreps_out, s, copies) if s.readout == "convolution" else Linear(irreps, irreps_out, copies))
+        if settings.readout == "convolution": readout = Convolution(irreps, irreps_out, settings, copies)
+        else: readout = Linear(irreps, irreps_out, copies)
+        self.layers.append(readout)
         self.invariant = [ir for _, ir in irreps].index(o3.Irrep("0e"))  # which block holds the invariant scalars
 
+    def forward(
+        self,
+        graph: AtomGraph,  # with forces
+        action: torch.Tensor | None = None,  # (n_atoms, 3) [Å], where the network takes one
+    ) -> AtomFeatures:
+        "Compute features of each atom."
+        if graph.forces is None: raise ValueError("The networks need forces: compute them before the graph is built.")
+        check_finite(graph, action=action)
+        geometry, readout = geometry_of(graph, self.settings), self.layers[-1]
+        x = [block.expand(max(self.copies, 1), -1, -1, -1) for block in _blocks_in(self, graph, action)]
+        for layer in self.layers[:-1]: x = layer["second"](layer["first"](x, geometry))
+        out = readout(x, geometry) if self.settings.readout == "convolution" else readout(x)
+        return AtomFeatures(to_rows(out), x[self.invariant].permute(2, 0, 1, 3)[..., 0])
+
 # %% ../nbs/02_networks.ipynb #1ab0c081
-@patch
-def inputs(self: Network, graph: AtomGraph, action: torch.Tensor | None) -> list:
-    "Make the blocks that go in."
-    if self.settings.features == "relative":
-        scalars, vectors = relative_inputs(graph, self.settings, action)
+def _blocks_in(network, graph, action):
+    "Make the blocks that go in, each (copies, channels, n_atoms, 2l + 1)."
+    if network.settings.features == "relative":
+        scalars, vectors = relative_inputs(graph, network.settings, action)
         return [scalars.T[None, :, :, None], vectors.transpose(0, 1)[None]]
-    properties = element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features
-    if properties.shape[1] != self.settings.n_properties:
-        raise InputError(f"The network expects {self.settings.n_properties} properties of each atom in node_features, and the graph has {properties.shape[1]}.")
+    properties, n = _properties(graph), network.settings.n_properties
+    if properties.shape[1] != n:
+        raise InputError(f"The network expects {n} properties of each atom in node_features, "
+                         f"and the graph has {properties.shape[1]}.")
     blocks = [properties.T[None, :, :, None]]
-    for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
+    for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + network.takes_action]:
         unit, norm = unit_and_norm(vector)
-        blocks += [unit[None, None], getattr(self, embed)(norm)]
+        blocks += [unit[None, None], getattr(network, embed)(norm)]
     return blocks
 
-@patch
-def forward(
-    self: Network,
-    graph: AtomGraph,  # with forces
-    action: torch.Tensor | None = None,  # (n_atoms, 3) [Å], where the network takes one
-) -> tuple:  # features (n_atoms, copies, dim), and the invariants behind them (n_atoms, copies, channels)
-    "Compute features of each atom."
-    if graph.forces is None: raise ValueError("The networks need forces: compute them before the graph is built.")
-    check_finite(graph, action=action)
-    geometry, readout = geometry_of(graph, self.settings), self.layers[-1]
-    x = [block.expand(max(self.copies, 1), -1, -1, -1) for block in self.inputs(graph, action)]
-    for layer in self.layers[:-1]: x = layer["second"](layer["first"](x, geometry))
-    out = readout(x, geometry) if self.settings.readout == "convolution" else readout(x)
-    return to_rows(out), x[self.invariant].permute(2, 0, 1, 3)[..., 0]
+def _properties(graph):
+    "Take the table of properties that the graph carries, or `element_features` where it has none."
+    return element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features
 
 # %% ../nbs/02_networks.ipynb #1ab0c037
+def _gate_of_e3nn(gate):
+    "Make e3nn's gate with the irreps of ours."
+    from e3nn.nn import Gate as GateOfE3nn
+    act = {1: torch.nn.functional.silu, -1: torch.tanh}
+    gates = o3.Irreps([(mul, "0e") for mul, _ in gate.gated])
+    return GateOfE3nn(gate.scalars, [act[ir.p] for _, ir in gate.scalars],
+                      gates, [torch.sigmoid] * len(gates), gate.gated)
+
+def _convolution_of_e3nn(irreps_in, irreps_out, s):
+    "Make e3nn's convolution, without node attributes."
+    from e3nn.nn.models.gate_points_2101 import Convolution as ConvolutionOfE3nn
+    even, edge = o3.Irreps("0e"), o3.Irreps.spherical_harmonics(s.lmax_edge)
+    return ConvolutionOfE3nn(irreps_in, even, edge, irreps_out,
+                             s.n_basis, s.radial_layers, s.radial_neurons, s.num_neighbors)
+
+def _edges_of_e3nn(graph, s):
+    "Describe edges by spherical harmonics, smoothly cut off, and radial functions."
+    from e3nn.nn.models.gate_points_2101 import smooth_cutoff
+    length, irreps = graph.edge_vec.norm(dim=1), o3.Irreps.spherical_harmonics(s.lmax_edge)
+    harmonics = o3.spherical_harmonics(irreps, graph.edge_vec, True, normalization="component")
+    basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
+    return smooth_cutoff(length / s.cutoff)[:, None] * harmonics, basis
+
+# %% ../nbs/02_networks.ipynb #020000c
 class PlainNetwork(torch.nn.Module):
     "The same network composed of e3nn's own modules, with the same parameters; for comparison only."
 
-    def __init__(self, settings: NetworkSettings, irreps_out: o3.Irreps, takes_action: bool = False):
-        from e3nn.nn import Gate as GateOfE3nn
-        from e3nn.nn.models.gate_points_2101 import Compose, Convolution as ConvolutionOfE3nn
+    def __init__(
+        self,
+        settings: NetworkSettings,  # with the features "reference" and the readout "convolution"
+        irreps_out: o3.Irreps,  # features wanted for each atom
+        takes_action: bool = False,  # the action is an input
+    ):
+        from e3nn.nn.models.gate_points_2101 import Compose
         super().__init__()
-        self.settings, self.takes_action, s = settings, takes_action, settings
-        like, even, edge = Network(settings, irreps_out, takes_action=takes_action), o3.Irreps("0e"), o3.Irreps.spherical_harmonics(settings.lmax_edge)
-        convolution = lambda a, b: ConvolutionOfE3nn(a, even, edge, b, s.n_basis, s.radial_layers, s.radial_neurons, s.num_neighbors)
-        self.layers, irreps, act = torch.nn.ModuleList(), like.irreps_in, {1: torch.nn.functional.silu, -1: torch.tanh}
-        for gate in (layer["second"] for layer in like.layers[:-1]):
-            gates = o3.Irreps([(mul, "0e") for mul, _ in gate.gated])
-            theirs = GateOfE3nn(gate.scalars, [act[ir.p] for _, ir in gate.scalars], gates, [torch.sigmoid] * len(gates), gate.gated)
-            self.layers.append(Compose(convolution(irreps, theirs.irreps_in), theirs))
-            irreps = theirs.irreps_out
-        self.layers.append(convolution(irreps, o3.Irreps(irreps_out)))
-        self.em = torch.nn.Linear(1, s.em_dim)
-        if takes_action: self.em_act = torch.nn.Linear(1, s.em_dim)
+        self.settings, self.takes_action = settings, takes_action
+        like = Network(settings, irreps_out, takes_action=takes_action)
+        self.layers, irreps = torch.nn.ModuleList(), like.irreps_in
+        for layer in like.layers[:-1]:
+            gate = _gate_of_e3nn(layer["second"])
+            self.layers.append(Compose(_convolution_of_e3nn(irreps, gate.irreps_in, settings), gate))
+            irreps = gate.irreps_out
+        self.layers.append(_convolution_of_e3nn(irreps, o3.Irreps(irreps_out), settings))
+        self.em = torch.nn.Linear(1, settings.em_dim)
+        if takes_action: self.em_act = torch.nn.Linear(1, settings.em_dim)
 
-    def forward(self, graph: AtomGraph, action: torch.Tensor | None = None) -> torch.Tensor:  # (n_atoms, dim)
+    def forward(
+        self,
+        graph: AtomGraph,  # with forces and edges
+        action: torch.Tensor | None = None,  # (n_atoms, 3) [Å], where the network takes one
+    ) -> torch.Tensor:  # (n_atoms, dim)
         "Compute features of each atom, edge by edge."
-        from e3nn.nn.models.gate_points_2101 import smooth_cutoff
-        s, inputs = self.settings, [element_features(graph.numbers, graph.forces.dtype) if graph.node_features is None else graph.node_features]
+        inputs = [_properties(graph)]
         for vector, embed in ((graph.forces, "em"), (action, "em_act"))[:1 + self.takes_action]:
             unit, norm = unit_and_norm(vector)
             inputs += [unit, torch.nn.functional.leaky_relu(getattr(self, embed)(norm))]
-        x, length = torch.cat(inputs, 1), graph.edge_vec.norm(dim=1)
-        harmonics = o3.spherical_harmonics(o3.Irreps.spherical_harmonics(s.lmax_edge), graph.edge_vec, True, normalization="component")
-        basis = soft_one_hot_linspace(length, 0.0, s.cutoff, s.n_basis, "gaussian", cutoff=False) * s.n_basis**0.5
-        harmonics = smooth_cutoff(length / s.cutoff)[:, None] * harmonics
+        x, (harmonics, basis) = torch.cat(inputs, 1), _edges_of_e3nn(graph, self.settings)
         for layer in self.layers: x = layer(x, torch.ones_like(x[:, :1]), *graph.edge_index, harmonics, basis)
         return x
 
@@ -284,14 +362,25 @@ def to_displacement(
 class Tail(torch.nn.Module):
     "One number for each structure from its invariants and its environment information; zero at first."
 
-    def __init__(self, n_in: int, copies: tuple = (), ordinary: bool = False, width: int = 32):  # ordinary: start at random
+    def __init__(
+        self,
+        n_in: int,  # invariants and numbers of environment information
+        copies: tuple = (),  # (2,) for twins
+        ordinary: bool = False,  # start the last layer at random, not as zero
+        width: int = 32,  # of the hidden layer
+    ):
         super().__init__()
-        shapes = dict(weight_in=(n_in, width), bias_in=(1, width), weight_out=(width, 1), bias_out=(1, 1))
-        for name, shape in shapes.items():
-            start = torch.randn if name == "weight_in" or ordinary and name == "weight_out" else torch.zeros
-            setattr(self, name, torch.nn.Parameter(start(*copies, *shape) / (shape[0]**0.5 if "weight" in name else 1.0)))
+        last = torch.randn if ordinary else torch.zeros
+        self.weight_in = torch.nn.Parameter(torch.randn(*copies, n_in, width) / n_in**0.5)
+        self.bias_in = torch.nn.Parameter(torch.zeros(*copies, 1, width))
+        self.weight_out = torch.nn.Parameter(last(*copies, width, 1) / width**0.5)
+        self.bias_out = torch.nn.Parameter(torch.zeros(*copies, 1, 1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (n_graphs, copies, n_in) -> (n_graphs, copies)
+    def forward(
+        self,
+        x: torch.Tensor,  # (n_graphs, copies, n_in)
+    ) -> torch.Tensor:  # (n_graphs, copies)
+        "Compute the number."
         parts = [p if p.dim() == 3 else p[None] for p in (self.weight_in, self.bias_in, self.weight_out, self.bias_out)]
         hidden = torch.nn.functional.silu(x.transpose(0, 1) @ parts[0] + parts[1])
         return (hidden @ parts[2] + parts[3])[..., 0].T
@@ -299,14 +388,16 @@ class Tail(torch.nn.Module):
 # %% ../nbs/02_networks.ipynb #1ab0c085
 def with_env(
     invariants: torch.Tensor,  # (n_atoms, copies, channels)
-    graph: AtomGraph,
+    graph: AtomGraph,  # with `env` where the settings ask for it
     settings: NetworkSettings,
 ) -> torch.Tensor:  # (n_graphs, copies, channels + env_input_dim)
     "Pool invariants over atoms, and join the environment information."
     pooled, n = graph.mean(invariants), settings.env_input_dim
     if not n: return pooled
     found = 0 if graph.env is None else graph.env.shape[1]
-    if found != n: raise InputError(f"The network expects {n} numbers of environment information for each structure (env_input_dim), and the graph has {found}.")
+    if found != n:
+        raise InputError(f"The network expects {n} numbers of environment information for each structure "
+                         f"(env_input_dim), and the graph has {found}.")
     return torch.cat([pooled, graph.env[:, None].expand(-1, pooled.shape[1], -1)], dim=2)
 
 # %% ../nbs/02_networks.ipynb #b071d72b
@@ -315,55 +406,77 @@ def _start_small(layer, factor=0.1):
     with torch.no_grad():
         for linear in [layer] if isinstance(layer, Linear) else [layer.sc, layer.lin2]: linear.weight.mul_(factor)
 
+def _by_head(actor, features, graph):
+    "Make a displacement of features (n_atoms, dim), as the head does it."
+    s = actor.settings
+    if s.head == "plain": return features
+    if s.head == "direct": return to_displacement(features[:, :1], features[:, 1:], graph, s)
+    steps = PlanSettings(sub_steps=s.sub_steps, reach=s.max_displacement, sub_step=s.max_displacement / s.sub_steps,
+                         refresh=1, enough=0.0)
+    return plan(actor.potential(features, graph), graph.forces, steps).displacement
+
+# %% ../nbs/02_networks.ipynb #1ab0c087
+class Proposal(NamedTuple):
+    "A displacement, and what the environment gate made of it."
+    displacement: torch.Tensor  # (n_atoms, 3) [Å]
+    action_scale: torch.Tensor  # (n_graphs,) factor of the gate, 1 where there is none
+
 class Actor(Network):
     "Propose a displacement for every atom."
     HEADS = dict(direct=o3.Irreps("1x0e+1x1o"), potential=EnergyModel.IRREPS, plain=o3.Irreps("1x1o"))
 
-    def __init__(self, settings: NetworkSettings = NetworkSettings()):
+    def __init__(
+        self,
+        settings: NetworkSettings = NetworkSettings(),  # architecture and head
+    ):
         super().__init__(settings, self.HEADS[check_network(settings).head])
-        if settings.head == "direct": _start_small(self.layers[-1])
+        if settings.head != "plain": _start_small(self.layers[-1])
         if settings.head == "potential":
-            _start_small(self.layers[-1])
             self.potential = EnergyModel(settings.cutoff, settings.stiffness, settings.powers)
         if settings.env_input_dim: self.gate = Tail(settings.channels + settings.env_input_dim)
 
-    def forward(self, graph: AtomGraph) -> torch.Tensor:  # (n_atoms, 3) [Å]
-        "Propose the displacement of every atom; needs `graph.forces`."
-        return self.propose(graph)[0]
+    def forward(
+        self,
+        graph: AtomGraph,  # with forces
+    ) -> torch.Tensor:  # (n_atoms, 3) [Å]
+        "Propose the displacement of every atom."
+        return self.propose(graph).displacement
 
-# %% ../nbs/02_networks.ipynb #1ab0c087
-@patch
-def move(self: Actor, features: torch.Tensor, graph: AtomGraph) -> torch.Tensor:  # (n_atoms, dim) -> (n_atoms, 3) [Å]
-    "Apply the head."
-    s = self.settings
-    if s.head == "plain": return features
-    if s.head == "direct": return to_displacement(features[:, :1], features[:, 1:], graph, s)
-    walk = plan(self.potential(features, graph), graph.forces, PlanSettings(sub_steps=s.sub_steps, reach=s.max_displacement, sub_step=s.max_displacement / s.sub_steps, refresh=1, enough=0.0))
-    return walk.displacement
+    def propose(
+        self,
+        graph: AtomGraph,  # with forces
+    ) -> Proposal:
+        "Propose, and tell what the environment gate made of it."
+        features, invariants = super().forward(graph)
+        move = _by_head(self, features[:, 0], graph)
+        if not self.settings.env_input_dim: return Proposal(move, torch.ones_like(graph.cell[:, 0, 0]))
+        scale = 2 * torch.sigmoid(self.gate(with_env(invariants, graph, self.settings))[:, 0])
+        return Proposal(scale[graph.batch, None] * move, scale)
 
-@patch
-def propose(
-    self: Actor,
-    graph: AtomGraph,  # with forces
-) -> tuple:  # displacement (n_atoms, 3) [Å]; Action Scale (n_graphs,), 1 where there is no gate
-    "Propose, and tell what the environment gate made of it."
-    features, invariants = Network.forward(self, graph)
-    move = self.move(features[:, 0], graph)
-    if not self.settings.env_input_dim: return move, torch.ones_like(graph.cell[:, 0, 0])
-    scale = 2 * torch.sigmoid(self.gate(with_env(invariants, graph, self.settings))[:, 0])
-    return scale[graph.batch, None] * move, scale
-
-@patch
-def local_energy(self: Actor, graph: AtomGraph) -> LocalEnergy:
-    "Give the learned energy behind a proposal; for the head 'potential'."
-    return self.potential(Network.forward(self, graph)[0][:, 0], graph)
+    def local_energy(
+        self,
+        graph: AtomGraph,  # with forces
+    ) -> LocalEnergy:
+        "Give the learned energy behind a proposal; for the head 'potential'."
+        return self.potential(super().forward(graph).features[:, 0], graph)
 
 # %% ../nbs/02_networks.ipynb #d0042785
+def _distance(critic, features, graph, displacement):
+    "Charge for being away from the critic's own best move: (n_graphs, copies)."
+    best = to_displacement(features[..., 2:3], features[..., 3:], graph, critic.settings)
+    squared = graph.mean(((displacement[:, None] - best)**2).sum(-1))
+    error = squared / output_scale(graph, critic.settings)[:, None]**2
+    return torch.nn.functional.softplus(graph.mean(features[..., 1])) * torch.log(critic.SHARPNESS + error)
+
 class Critic(Network):
     "Judge a displacement: Q(s, a), one value for each structure."
     SHARPNESS = 3e-3  # epsilon: squared relative error below which moves count as equally good
 
-    def __init__(self, settings: NetworkSettings = NetworkSettings(), copies: tuple = ()):
+    def __init__(
+        self,
+        settings: NetworkSettings = NetworkSettings(),  # architecture and kind of critic
+        copies: tuple = (),  # (2,) for twins
+    ):
         pooled = check_network(settings).critic == "pooled"
         super().__init__(settings, o3.Irreps("1x0e" if pooled else "3x0e+1x1o"), copies, takes_action=pooled)
         if not pooled: _start_small(self.layers[-1])
@@ -371,53 +484,63 @@ class Critic(Network):
             n_in = settings.channels + settings.env_input_dim + 1
             self.tail_mlp = Tail(n_in, copies, ordinary=settings.tail_mlp == "always")
 
-    def forward(self, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:  # (n_graphs,), or (copies, n_graphs)
-        "Judge `displacement` (n_atoms, 3) [Å] in the state `graph`."
+    def forward(
+        self,
+        graph: AtomGraph,  # with forces
+        displacement: torch.Tensor,  # (n_atoms, 3) [Å]
+    ) -> torch.Tensor:  # (n_graphs,), or (copies, n_graphs)
+        "Judge a displacement in the state `graph`."
         features, invariants = super().forward(graph, displacement if self.takes_action else None)
         q = graph.mean(features[..., 0])
         if hasattr(self, "tail_mlp"):
             tail = self.tail_mlp(torch.cat([with_env(invariants, graph, self.settings), q[..., None]], dim=2))
             q = tail if self.settings.tail_mlp == "always" else q + tail
-        if not self.takes_action: q = q - self.distance(features, graph, displacement)
+        if not self.takes_action: q = q - _distance(self, features, graph, displacement)
         return q.T if self.copies > 1 else q[:, 0]
 
 # %% ../nbs/02_networks.ipynb #1ab0c089
-@patch
-def distance(self: Critic, features: torch.Tensor, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:  # (n_graphs, copies)
-    "Charge for being away from the critic's own best move."
-    best = to_displacement(features[..., 2:3], features[..., 3:], graph, self.settings)
-    error = graph.mean(((displacement[:, None] - best)**2).sum(-1)) / output_scale(graph, self.settings)[:, None]**2
-    return torch.nn.functional.softplus(graph.mean(features[..., 1])) * torch.log(self.SHARPNESS + error)
-
 class TwinCritics(Critic):
     "Two independent critics in one pass."
 
-    def __init__(self, settings: NetworkSettings = NetworkSettings()):
+    def __init__(
+        self,
+        settings: NetworkSettings = NetworkSettings(),  # of both
+    ):
         super().__init__(settings, copies=(2,))
-        self.__dict__["_single"] = Critic(settings)  # lends its structure to `first`, not its parameters
+        one_critic = Critic(settings)
+        object.__setattr__(self, "_one_critic", one_critic)  # past torch, which would make it a submodule
 
-    def first(self, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:  # (n_graphs,)
+    def first(
+        self,
+        graph: AtomGraph,  # with forces
+        displacement: torch.Tensor,  # (n_atoms, 3) [Å]
+    ) -> torch.Tensor:  # (n_graphs,)
         "Judge by the first critic alone."
-        return torch.func.functional_call(self._single, {name: p[0] for name, p in self.named_parameters()}, (graph, displacement))
+        parameters = {name: both[0] for name, both in self.named_parameters()}
+        return torch.func.functional_call(self._one_critic, parameters, (graph, displacement))
 
 # %% ../nbs/02_networks.ipynb #1ab0c060
 def _example(atoms, vectors, network):
-    "Make a graph of `atoms` with given vectors (force, previous displacement, previous force) and whatever inputs the network asks for."
+    "Make a graph with `vectors` (force, previous displacement, previous force) and the inputs that a network needs."
     s, dtype = network.settings, next(network.parameters()).dtype
     graph = AtomGraph.from_atoms(atoms, s.reach).to(dtype=dtype)
     forces, displacement, previous = (torch.as_tensor(v, dtype=dtype) for v in vectors)
     properties = element_features(graph.numbers, dtype).repeat(1, -(-s.n_properties // 6))[:, :s.n_properties]
-    return replace(graph, forces=forces, prev_displacement=displacement, prev_forces=previous, node_features=properties,
-                   env=torch.linspace(0.2, 0.8, s.env_input_dim, dtype=dtype)[None] if s.env_input_dim else None)
+    env = torch.linspace(0.2, 0.8, s.env_input_dim, dtype=dtype)[None] if s.env_input_dim else None
+    return replace(graph, forces=forces, prev_displacement=displacement, prev_forces=previous,
+                   node_features=properties, env=env)
 
 def _examples(seed):
-    "Structures to check on, each with its made-up vectors."
-    rng, skewed = np.random.default_rng(seed), Atoms("CuAuAl", scaled_positions=[[0, 0, 0], [.5, .4, .3], [.2, .7, .6]],
-                                                     cell=[[3.1, 0, 0], [1.5, 4.0, 0], [1, 1, 4.5]], pbc=True)
+    "Make structures to check on, each with its made-up vectors (3, n_atoms, 3)."
+    skewed = Atoms("CuAuAl", scaled_positions=[[0, 0, 0], [.5, .4, .3], [.2, .7, .6]],
+                   cell=[[3.1, 0, 0], [1.5, 4.0, 0], [1, 1, 4.5]], pbc=True)
     perfect = bulk("Cu", cubic=True)
     perfect.symbols = "CuCuAuAu"
-    return [(a, rng.normal(0, (0.5, 0.1, 0.5), (len(a), 3, 3)).transpose(2, 0, 1)) for a in (skewed, perfect, molecule("CH3CH2OH"))]
+    rng, widths = np.random.default_rng(seed), (0.5, 0.1, 0.5)
+    vectors = lambda a: rng.normal(0, widths, (len(a), 3, 3)).transpose(2, 0, 1)
+    return [(a, vectors(a)) for a in (skewed, perfect, molecule("CH3CH2OH"))]
 
+# %% ../nbs/02_networks.ipynb #0200010
 def _transformed(atoms, vectors, rng):
     "Yield (name, atoms, vectors, what it does to a displacement): how symmetric copies of a structure look."
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -430,18 +553,22 @@ def _transformed(atoms, vectors, rng):
     shifted.positions += rng.normal(0, 3, 3)
     yield "translation", shifted, vectors, lambda x: x
     yield "permutation", atoms[order], vectors[:, order], lambda x: x[order]
-    if atoms.pbc.all(): yield "supercell repetition", atoms.repeat((2, 1, 1)), np.tile(vectors, (1, 2, 1)), lambda x: x.repeat(2, 1)
+    if atoms.pbc.all():
+        yield "supercell repetition", atoms.repeat((2, 1, 1)), np.tile(vectors, (1, 2, 1)), lambda x: x.repeat(2, 1)
 
 # %% ../nbs/02_networks.ipynb #1ab0c061
 CURES = {
-    "rotation": "let only invariant scalars pass through nonlinearities, and cut neighbours by radius with a smooth envelope, not by number",
+    "rotation": "let only invariant scalars pass through nonlinearities, "
+                "and cut neighbours by radius with a smooth envelope, not by number",
     "reflection": "keep the parities: a vector (1o) and a pseudovector (1e) must not be added",
     "translation": "use differences of positions, never positions",
     "permutation": "treat all atoms by the same function, and sum over neighbours",
-    "supercell repetition": "pool by the mean over atoms, and let messages depend on neighbours within the cutoff alone",
+    "supercell repetition": "pool by the mean over atoms, "
+                            "and let messages depend on neighbours within the cutoff alone",
 }
 
 def _close(a, b, tolerance):
+    "Tell whether `a` is finite and `b` within a tolerance relative to the largest number."
     return bool(torch.isfinite(a).all()) and bool((a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())))
 
 def _assert_symmetric(actor, critic, seed, tolerance):
@@ -457,25 +584,38 @@ def _assert_symmetric(actor, critic, seed, tolerance):
             assert _close(critic(_example(other, turned, critic), follow(action)), q, tolerance), \
                 f"The critic is not invariant under {name} on {atoms.symbols}: {CURES[name]}."
 
+# %% ../nbs/02_networks.ipynb #0200012
 def _assert_alive(network, evaluate, name):
     "Check that every parameter has a say, once all are off their starting values."
     moved = copy.deepcopy(network).requires_grad_(True)
     with torch.no_grad():
-        for p in moved.parameters(): p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())).to(p))
+        for p in moved.parameters():
+            seeded = torch.Generator().manual_seed(p.numel())
+            p.add_(0.1 * torch.randn(p.shape, generator=seeded).to(p))
     names, parameters = zip(*moved.named_parameters())
     grads = torch.autograd.grad(evaluate(moved), parameters, allow_unused=True)
     dead = [n for n, g in zip(names, grads) if g is None or not bool(g.abs().sum() > 0)]
-    assert not dead, f"The {name} has parameters that change nothing ({', '.join(dead)}): remove the layer, or connect it."
+    assert not dead, (f"The {name} has parameters that change nothing ({', '.join(dead)}): "
+                      "remove the layer, or connect it.")
 
 # %% ../nbs/02_networks.ipynb #1ab0c062
 def _assert_off(network, base, evaluate, name):
-    "Check that a network with environment information off is its base: no parameters of the fusion, and the same numbers."
+    "Check that a network with environment information off is its base: the same parameters, and the same numbers."
     names, expected = set(network.state_dict()), set(base.state_dict())
     extra = ", ".join(sorted(names ^ expected))
-    assert names == expected, f"With env_input_dim=0 the {name} differs from its base in {extra}: make these only where env_input_dim > 0."
+    assert names == expected, (f"With env_input_dim=0 the {name} differs from its base in {extra}: "
+                               "make these only where env_input_dim > 0.")
     same = copy.deepcopy(network)
     same.load_state_dict(base.state_dict())
-    assert torch.equal(evaluate(same), evaluate(base)), f"With env_input_dim=0 the {name} computes something else than its base: skip the fusion instead of multiplying by 1 or adding 0."
+    assert torch.equal(evaluate(same), evaluate(base)), (
+        f"With env_input_dim=0 the {name} computes something else than its base: "
+        "skip the fusion instead of multiplying by 1 or adding 0.")
+
+def _assert_same_start(network, evaluate, name):
+    "Check that fresh environment information changes nothing."
+    assert _close(evaluate(network), evaluate(_without_env(network)), 0.0), (
+        f"With fresh environment information the {name} differs from the one without: "
+        "start the gate at exactly 1 and the tail at the identity.")
 
 def _without_env(network):
     "Make the network that this one should start as."
@@ -483,27 +623,27 @@ def _without_env(network):
     off.load_state_dict({k: v for k, v in network.state_dict().items() if k in off.state_dict()})
     return off
 
+# %% ../nbs/02_networks.ipynb #0200013
 def assert_consistent(
     actor: Actor,  # fresh, of this package or your own with the same `forward` and `settings`
     critic: Critic,  # fresh, single or twins
-    base: tuple | None = None,  # (actor, critic) that yours must equal with environment information off
+    base: tuple[Actor, Critic] | None = None,  # that yours must equal with environment information off
     seed: int = 0,  # of the made-up forces
 ):
     "Raise AssertionError, with a sentence that says what to change, where the networks break part I of the guide."
     tolerance = 1e-9 if next(actor.parameters()).dtype == torch.float64 else 1e-3
-    example = lambda network, k=0: _example(*_examples(seed)[k], network)
+    example = lambda network: _example(*_examples(seed)[0], network)
+    action = 0.1 * example(actor).forces
+    slopes = torch.linspace(-1, 1, action.numel(), dtype=action.dtype).view(-1, 3)
+    move, judge = lambda n: n(example(n)), lambda n: n(example(n), action)
     with torch.no_grad():
         _assert_symmetric(actor, critic, seed, tolerance)
-        graph = example(actor)
-        action = 0.1 * graph.forces
-        for network, original, run, name in ((actor, (base or (None,))[0], lambda n: n(example(n)), "actor"),
-                                             (critic, (base or (None, None))[1], lambda n: n(example(n), action), "critic")):
-            if network.settings.env_input_dim == 0 and original is not None: _assert_off(network, original, run, name)
-            elif network.settings.env_input_dim:
-                assert _close(run(network), run(_without_env(network)), 0.0), \
-                    f"With fresh environment information the {name} differs from the one without: start the gate at exactly 1 and the tail at the identity."
-    _assert_alive(actor, lambda n: (n(example(n)) * torch.linspace(-1, 1, graph.positions.numel(), dtype=action.dtype).view(-1, 3)).sum(), "actor")
-    _assert_alive(critic, lambda n: n(example(n), action).sum(), "critic")
+        originals = base or (None, None)
+        for network, original, run, name in zip((actor, critic), originals, (move, judge), ("actor", "critic")):
+            if network.settings.env_input_dim: _assert_same_start(network, run, name)
+            elif original is not None: _assert_off(network, original, run, name)
+    _assert_alive(actor, lambda n: (move(n) * slopes).sum(), "actor")
+    _assert_alive(critic, lambda n: judge(n).sum(), "critic")
 
 # %% ../nbs/02_networks.ipynb #40999c2e
 class Policy(NamedTuple):
@@ -535,6 +675,7 @@ def _ordered(data: bytes) -> bytes:
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[length:]
 
+# %% ../nbs/02_networks.ipynb #0200015
 def load_policy(
     path: str | Path,  # file that `save_policy` wrote
 ) -> Policy:

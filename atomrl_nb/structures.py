@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED',
            'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'has_lattice', 'neighbour_list',
-           'closest_pair', 'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy',
-           'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements',
-           'EAM', 'Boxed', 'cold_spec', 'calculator', 'as_calculator', 'runs_code', 'known_elements',
+           'ClosestPair', 'closest_pair', 'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter',
+           'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones',
+           'eam_elements', 'EAM', 'Boxed', 'cold_spec', 'calculator', 'as_calculator', 'runs_code', 'known_elements',
            'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import numpy as np
 import vesin
@@ -57,7 +57,7 @@ def nearest(
 # %% ../nbs/00_structures.ipynb #7019e777
 def has_lattice(
     atoms: Atoms,  # structure to look at
-) -> bool:  # whether the periodic lattice vectors are there and independent
+) -> bool:  # whether the periodic lattice vectors are linearly independent
     "Tell whether every periodic direction of `atoms` has a lattice vector of its own."
     vectors = np.asarray(atoms.cell)[atoms.pbc]
     return bool(np.linalg.det(vectors @ vectors.T) > 1e-6) if len(vectors) else True
@@ -74,17 +74,19 @@ def neighbour_list(
 ) -> list:  # an array for each quantity; indices and shifts are signed integers
     "Find all pairs of atoms within `cutoff`, periodic images included."
     x, cell, pbc = np.asarray(positions, dtype=float), np.array(cell, dtype=float), np.asarray(pbc)
-    if _sparse(x, pbc, cutoff): found = _asked_of_ase(x, cell, pbc, cutoff, quantities, full_list)
-    else: found = vesin.NeighborList(cutoff=float(cutoff), full_list=full_list, sorted=sort).compute(
-        points=x, box=cell, periodic=pbc.tolist(), quantities=quantities)
+    if _sparse(x, pbc, cutoff):
+        found = _ase_list(x, cell, pbc, cutoff, quantities, full_list)
+    else:
+        compiled = vesin.NeighborList(cutoff=float(cutoff), full_list=full_list, sorted=sort)
+        found = compiled.compute(points=x, box=cell, periodic=pbc.tolist(), quantities=quantities)
     return [a.astype(int) if name in "ijS" else a for name, a in zip(quantities, found)]
 
 def _sparse(x, pbc, cutoff):
     "Tell whether the space between atoms has many more cells than there are atoms."
     return len(x) > 0 and np.prod(np.ptp(x, axis=0)[~pbc] / cutoff + 1) > 1000 + 100 * len(x)
 
-def _asked_of_ase(x, cell, pbc, cutoff, quantities, full_list):
-    "Ask ASE, whose grid is bounded."
+def _ase_list(x, cell, pbc, cutoff, quantities, full_list):
+    "Find the pairs with ASE, whose grid is bounded."
     found = dict(zip("ijSDd", primitive_neighbor_list("ijSDd", pbc, cell, x, float(cutoff))))
     once = found["i"] < found["j"]
     for k in range(len(x) if not full_list and pbc.any() else 0):  # images of an atom: one of the two directions
@@ -95,19 +97,25 @@ def _asked_of_ase(x, cell, pbc, cutoff, quantities, full_list):
 # %% ../nbs/00_structures.ipynb #ac27d8c0
 TOO_CLOSE = 0.1  # Å: anything farther apart is a legal start
 
+class ClosestPair(NamedTuple):
+    "The closest pair of atoms, where there is one within the search radius."
+    distance: float  # [Å], infinite where there is none
+    i: int | None  # number of one atom, None where there is none
+    j: int | None  # number of the other, or the same for an atom and its image
+
 def closest_pair(
     atoms: Atoms,  # structure to search, periodic images included
     cutoff: float = 1.0,  # search radius [Å]
-) -> tuple:  # (distance [Å], i, j), distance infinite where no pair is within `cutoff`
+) -> ClosestPair:
     "Find the closest pair of atoms within `cutoff`, an atom and its own image included."
     i, j, d = neighbour_list(atoms.positions, atoms.cell, atoms.pbc, cutoff, full_list=False)
-    if not len(d): return np.inf, None, None
+    if not len(d): return ClosestPair(np.inf, None, None)
     k = int(np.argmin(d))
-    return float(d[k]), int(i[k]), int(j[k])
+    return ClosestPair(float(d[k]), int(i[k]), int(j[k]))
 
 # %% ../nbs/00_structures.ipynb #00c00007
 def coordination(
-    atoms: Atoms,
+    atoms: Atoms,  # structure, periodic images included
 ) -> np.ndarray:  # (n_atoms,) neighbours, counted smoothly
     "Count the neighbours of each atom."
     radii = covalent_radii[atoms.numbers]
@@ -123,10 +131,7 @@ def check_structure(
 ) -> Atoms:  # the same structure
     "Return `atoms`, or raise `InputError` where they cannot be relaxed."
     if len(atoms) == 0: raise InputError(f"{name} holds no atoms.")
-    strange = [int(z) for z in atoms.numbers if not 0 <= z < len(chemical_symbols)]
-    if strange:
-        raise InputError(f"{name} holds the atomic number {strange[0]}, and the last element is "
-                         f"{len(chemical_symbols) - 1}.")
+    _check_elements(atoms, name, elements)
     if not np.isfinite(atoms.positions).all() or not np.isfinite(np.asarray(atoms.cell)).all():
         raise InputError(f"{name} holds positions or lattice vectors that are not finite numbers.")
     if not has_lattice(atoms):
@@ -134,11 +139,18 @@ def check_structure(
     distance, i, j = closest_pair(atoms)
     if distance < TOO_CLOSE:
         raise InputError(f"{name}: atoms {i} and {j} are {distance:.3f} Å apart, closer than {TOO_CLOSE} Å.")
+    return atoms
+
+def _check_elements(atoms, name, elements):
+    "Refuse atomic numbers that are no element, and elements that the calculator does not know."
+    strange = [int(z) for z in atoms.numbers if not 0 <= z < len(chemical_symbols)]
+    if strange:
+        raise InputError(f"{name} holds the atomic number {strange[0]}, and the last element is "
+                         f"{len(chemical_symbols) - 1}.")
     unknown = sorted(set(atoms.get_chemical_symbols()) - elements) if elements is not None else []
     if unknown:
         raise InputError(f"{name} holds {', '.join(unknown)}, which the calculator does not know; it knows "
                          f"{', '.join(sorted(elements))}.")
-    return atoms
 
 # %% ../nbs/00_structures.ipynb #5b8aefc7
 FCC_METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")  # the metals that EMT describes well
@@ -146,8 +158,8 @@ HELD_OUT_PAIRS = (("Ni", "Pt"), ("Al", "Ag"), ("Pd", "Au"))  # never in training
 TRAINING_PAIRS = tuple(p for p in itertools.combinations(FCC_METALS, 2) if p not in HELD_OUT_PAIRS)
 
 def fcc_alloy(
-    pair: tuple,  # two elements
-    repeat: tuple = (1, 1, 1),  # conventional cells along each axis; 4 atoms a cell
+    pair: tuple[str, str],  # chemical symbols of the two metals
+    repeat: tuple[int, int, int] = (1, 1, 1),  # conventional cells along each axis; 4 atoms a cell
     rng: np.random.Generator | None = None,  # random decoration; None: alternating layers (L1_0)
 ) -> Atoms:  # periodic cell, lattice constant interpolated between the elements (Vegard)
     "Build a face-centred cubic cell of two metals."
@@ -160,7 +172,9 @@ def fcc_alloy(
     return atoms
 
 # %% ../nbs/00_structures.ipynb #00c00002
-def random_elements(rng: np.random.Generator) -> list:  # two or three chemical symbols
+def random_elements(
+    rng: np.random.Generator,
+) -> list[str]:  # two or three chemical symbols
     "Draw elements of which no pair is held out."
     while True:
         chosen = [str(s) for s in rng.choice(FCC_METALS, rng.integers(2, 4), replace=False)]
@@ -176,32 +190,40 @@ def scatter(
     for k in range(len(atoms)):
         for attempt in range(5000):
             atoms.positions[k] = rng.uniform(size=3) @ cell
-            if closest_pair(atoms[:k + 1], bond)[0] >= closest * bond * 0.99**attempt: break
+            if closest_pair(atoms[:k + 1], bond).distance >= closest * bond * 0.99**attempt: break
 
 # %% ../nbs/00_structures.ipynb #00c00004
 def random_alloy(
     kind: str,  # "bulk", "vacancy", "slab" or "scattered"
     rng: np.random.Generator,
-    elements: list | None = None,  # None: drawn, no held-out pair among them
+    elements: list[str] | None = None,  # chemical symbols; None: drawn, no held-out pair among them
 ) -> Atoms:  # 4 to 16 atoms
     "Build a small random alloy of fcc metals."
     elements = elements or random_elements(rng)
     a = np.mean([reference_states[atomic_numbers[s]]["a"] for s in elements])
-    if kind == "slab":
-        face = fcc111 if rng.random() < 0.5 else fcc100
-        atoms = face("Cu", size=(2, rng.integers(1, 3), rng.integers(3, 5)), a=a, vacuum=7.0)
-        atoms.pbc = [True, True, False]
-        if rng.random() < 0.5: atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == atoms.get_tags().max()))
-        atoms.info.clear()
-    else: atoms = bulk("Cu", "fcc", a=a, cubic=True).repeat([(1, 1, 1), (2, 1, 1), (2, 2, 1)][rng.integers(kind == "vacancy", 3)])
+    atoms = _random_slab(a, rng) if kind == "slab" else _random_bulk(a, int(kind == "vacancy"), rng)
     if kind == "vacancy": del atoms[int(rng.integers(len(atoms)))]
     atoms.symbols = rng.choice(elements, len(atoms))
     atoms.set_cell(np.asarray(atoms.cell) @ (np.eye(3) + rng.normal(0, 0.02, (3, 3))), scale_atoms=True)
     if kind == "scattered": scatter(atoms, 0.75, rng)
     return atoms
 
+def _random_slab(a, rng):
+    "Build a slab of 3 or 4 layers, in half of the cases with the lowest one fixed."
+    face = fcc111 if rng.random() < 0.5 else fcc100
+    atoms = face("Cu", size=(2, rng.integers(1, 3), rng.integers(3, 5)), a=a, vacuum=7.0)
+    atoms.pbc = [True, True, False]
+    if rng.random() < 0.5: atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == atoms.get_tags().max()))
+    atoms.info.clear()
+    return atoms
+
+def _random_bulk(a, smallest, rng):
+    "Build a crystal of one of three sizes, from the `smallest` one on."
+    return bulk("Cu", "fcc", a=a, cubic=True).repeat([(1, 1, 1), (2, 1, 1), (2, 2, 1)][rng.integers(smallest, 3)])
+
+# %% ../nbs/00_structures.ipynb #0a00003
 def random_cluster(
-    n_atoms: int,
+    n_atoms: int,  # in the cluster
     rng: np.random.Generator,
 ) -> Atoms:  # "Ar" atoms, sigma = 1, without a cell
     "Put atoms into a ball at random, none closer than 0.85 sigma, which grows until they fit."
@@ -210,7 +232,8 @@ def random_cluster(
         x = rng.normal(size=3)
         x *= radius * rng.random()**(1/3) / np.linalg.norm(x)
         radius *= 1.001
-        if not len(positions) or np.linalg.norm(positions - x, axis=1).min() >= 0.85: positions = np.vstack([positions, x])
+        distances = np.linalg.norm(positions - x, axis=1)
+        if not len(distances) or distances.min() >= 0.85: positions = np.vstack([positions, x])
     return Atoms(f"Ar{n_atoms}", positions - positions.mean(axis=0))
 
 # %% ../nbs/00_structures.ipynb #f45c6fa6
@@ -249,27 +272,47 @@ def _slab():
 def _cluster(atoms):
     "Scale a cluster of nearest-neighbour distance d to the Lennard-Jones minimum, sigma = 1."
     atoms = Atoms("Ar" + str(len(atoms)), atoms.positions)
-    atoms.positions *= 2**(1/6) / closest_pair(atoms, cutoff=5.0)[0]
+    atoms.positions *= 2**(1/6) / closest_pair(atoms, cutoff=5.0).distance
     return [atoms]
 
 # %% ../nbs/00_structures.ipynb #490145fc
 NAMED_SYSTEMS = {
-    "cuau4": NamedSystem("CuAu, 4-atom fcc cell, alternating layers", "emt", lambda: [fcc_alloy(("Cu", "Au"))]),
-    "cuau32": NamedSystem("CuAu, 32-atom fcc cell, random decoration", "emt", lambda: _alloys([("Cu", "Au")], (2, 2, 2))),
-    "alloys4": NamedSystem("18 pairs of fcc metals, 4 atoms each, random decoration", "emt", lambda: _alloys(TRAINING_PAIRS)),
-    "alloys4-heldout": NamedSystem("the 3 pairs kept out of alloys4 and alloys8", "emt", lambda: _alloys(HELD_OUT_PAIRS)),
-    "alloys8": NamedSystem("18 pairs of fcc metals, 8 atoms each, random decoration", "emt", lambda: _alloys(TRAINING_PAIRS, (2, 1, 1))),
-    "fcc-alloys": NamedSystem("400 random alloys of 2 or 3 fcc metals, 4 to 16 atoms, with vacancies and slabs", "emt", lambda: _random_alloys(400, 0)),
-    "fcc-alloys-validation": NamedSystem("50 of the same kind, other seed", "emt", lambda: _random_alloys(50, 1)),
-    "lj-clusters": NamedSystem("340 random Lennard-Jones clusters, 4 to 20 atoms, sigma = 1", "lj", lambda: _random_clusters(340, 0)),
-    "lj-clusters-validation": NamedSystem("51 of the same kind, other seed", "lj", lambda: _random_clusters(51, 1)),
+    "cuau4": NamedSystem(
+        "CuAu, 4-atom fcc cell, alternating layers", "emt", lambda: [fcc_alloy(("Cu", "Au"))]),
+    "cuau32": NamedSystem(
+        "CuAu, 32-atom fcc cell, random decoration", "emt", lambda: _alloys([("Cu", "Au")], (2, 2, 2))),
+    "alloys4": NamedSystem(
+        "18 pairs of fcc metals, 4 atoms each, random decoration", "emt", lambda: _alloys(TRAINING_PAIRS)),
+    "alloys4-heldout": NamedSystem(
+        "the 3 pairs kept out of alloys4 and alloys8", "emt", lambda: _alloys(HELD_OUT_PAIRS)),
+    "alloys8": NamedSystem(
+        "18 pairs of fcc metals, 8 atoms each, random decoration", "emt", lambda: _alloys(TRAINING_PAIRS, (2, 1, 1))),
+    "fcc-alloys": NamedSystem(
+        "400 random alloys of 2 or 3 fcc metals, 4 to 16 atoms, with vacancies and slabs", "emt",
+        lambda: _random_alloys(400, 0)),
+    "fcc-alloys-validation": NamedSystem(
+        "50 of the same kind, other seed", "emt", lambda: _random_alloys(50, 1)),
+    "lj-clusters": NamedSystem(
+        "340 random Lennard-Jones clusters, 4 to 20 atoms, sigma = 1", "lj", lambda: _random_clusters(340, 0)),
+    "lj-clusters-validation": NamedSystem(
+        "51 of the same kind, other seed", "lj", lambda: _random_clusters(51, 1)),
     "cu-vacancy": NamedSystem("Cu, 15 atoms around a vacancy", "emt", _vacancy),
     "cu-slab": NamedSystem("Cu(111), 16 atoms in 4 layers, the lower two fixed", "emt", _slab),
-    "lj13": NamedSystem("13-atom Lennard-Jones icosahedron, sigma = 1", "lj", lambda: _cluster(Icosahedron("Ar", 2, latticeconstant=1.0))),
-    "lj38": NamedSystem("38-atom Lennard-Jones octahedron, sigma = 1", "lj", lambda: _cluster(Octahedron("Ar", 4, 1, latticeconstant=1.0))),
+    "lj13": NamedSystem(
+        "13-atom Lennard-Jones icosahedron, sigma = 1", "lj",
+        lambda: _cluster(Icosahedron("Ar", 2, latticeconstant=1.0))),
+    "lj38": NamedSystem(
+        "38-atom Lennard-Jones octahedron, sigma = 1", "lj",
+        lambda: _cluster(Octahedron("Ar", 4, 1, latticeconstant=1.0))),
 }
 
 # %% ../nbs/00_structures.ipynb #39c26e75
+def printable(
+    name: str,  # of a file, for example
+) -> str:
+    "Write control characters of a name as codes, so that it stays on its line in tables and messages."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
 def _read(source):
     "Read all structures of one file or named system as (name, atoms) pairs."
     if source in NAMED_SYSTEMS: return [(f"{source}:{k}", a) for k, a in enumerate(NAMED_SYSTEMS[source].build())]
@@ -277,6 +320,12 @@ def _read(source):
     if not Path(path).is_file():
         raise InputError(f"There is no file {path!r} and no built-in system of that name; built-in: "
                          f"{', '.join(NAMED_SYSTEMS)}.")
+    found = _read_file(path, index)
+    if not found: raise InputError(f"{source!r} holds no structures.")
+    return [(f"{printable(Path(path).name)}:{k}", a) for k, a in enumerate(found)]
+
+def _read_file(path, index):
+    "Read the structures that `index` names, as a list."
     try: found = read(path, index=index, do_not_split_by_at_sign=True)
     except (StopIteration, IndexError) as error:
         if index != ":":
@@ -284,14 +333,9 @@ def _read(source):
         raise InputError(f"{path!r} holds no structures.") from error
     except Exception as error:
         raise InputError(f"{path!r} cannot be read as atoms ({type(error).__name__}: {error}).") from error
-    found = found if isinstance(found, list) else [found]
-    if not found: raise InputError(f"{source!r} holds no structures.")
-    return [(f"{printable(Path(path).name)}:{k}", a) for k, a in enumerate(found)]
+    return found if isinstance(found, list) else [found]
 
-def printable(name: str) -> str:
-    "Write control characters of a name as codes, so that it stays on its line in tables and messages."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
+# %% ../nbs/00_structures.ipynb #0a00006
 def load(
     *sources: str | Path,  # files that ASE reads (`file@0:10` takes a part), or names of built-in systems
     check: bool = True,  # whether structures that cannot be relaxed are refused
@@ -316,6 +360,7 @@ class CompiledEMT(EMT):
         self.results = {k: np.copy(v) if isinstance(v, np.ndarray) else v for k, v in self.results.items()}
 
     def initialize(self, atoms):
+        "Look up the parameters of the elements, and take compiled neighbours."
         super().initialize(atoms)
         self.nl = _CompiledNeighbours(self.rc_list)
 
@@ -338,23 +383,27 @@ class _CompiledNeighbours:
 class FullLennardJones(LennardJones):
     "ASE's Lennard-Jones, untruncated and unshifted for clusters; cut at 3 sigma where periodic, unless `rc` is given."
 
+    def __init__(
+        self,
+        **parameters,  # of ASE's calculator: epsilon [eV], sigma [Å], rc [Å]
+    ):
+        self._rc_given = "rc" in parameters
+        super().__init__(**parameters)
+
     def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        "Compute energy [eV], forces [eV/Å] and stress, with a cutoff that no pair of a cluster reaches."
         if not self._rc_given:
             sigma, size = self.parameters.sigma, np.ptp(atoms.positions, axis=0)
             self.parameters.rc = 3 * sigma if atoms.pbc.any() else 1e3 * (sigma + np.linalg.norm(size))
-            self.parameters.ro, self.nl = 0.66 * self.parameters.rc, None  # the list of another reach is of no use
+            self.parameters.ro, self.nl = 0.66 * self.parameters.rc, None  # a list made for another cutoff is of no use
         super().calculate(atoms, properties, system_changes)
-
-    def __init__(self, **parameters):
-        self._rc_given = "rc" in parameters
-        super().__init__(**parameters)
 
 # %% ../nbs/00_structures.ipynb #41fc28d0
 EAM_TOLERANCE = 1e-6  # eV and eV/Å: how far the compiled calculator may be from ASE's
 
 def eam_elements(
     path: str,  # file in `eam/alloy` (setfl) or `eam/fs` format
-) -> tuple:  # chemical symbols the potential describes
+) -> tuple[str, ...]:  # chemical symbols that the potential describes
     "Read the elements of an embedded-atom potential from its header."
     try:
         with open(path) as file: words = [next(file) for _ in range(4)][3].split()
@@ -372,7 +421,8 @@ def _eam_potentials(path):
     from matscipy.calculators.eam import EAM as CompiledEAM
     form = "fs" if path.endswith(".fs") else "alloy"
     try: return CompiledEAM(path, kind=f"eam/{form}"), AseEAM(potential=path, form=form)
-    except (ValueError, IndexError, KeyError) as error: raise InputError(f"The EAM file {path!r} is damaged ({error}).") from error
+    except (ValueError, IndexError, KeyError) as error:
+        raise InputError(f"The EAM file {path!r} is damaged ({error}).") from error
 
 # %% ../nbs/00_structures.ipynb #6b5bab66
 class EAM(Calculator):
@@ -380,7 +430,10 @@ class EAM(Calculator):
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
     _agrees = {}  # of each file, whether the compiled calculator does
 
-    def __init__(self, *paths: str):  # files in `eam/alloy` or `eam/fs` format
+    def __init__(
+        self,
+        *paths: str,  # files in `eam/alloy` or `eam/fs` format
+    ):
         super().__init__()
         self.files = sorted(((eam_elements(p), str(p)) for p in paths), key=lambda f: len(f[0]))
 
@@ -388,7 +441,9 @@ class EAM(Calculator):
         "Choose the file for `atoms`."
         symbols = set(atoms.get_chemical_symbols())
         covering = [path for elements, path in self.files if symbols <= set(elements)]
-        if not covering: raise InputError(f"No EAM file covers {', '.join(sorted(symbols))}; known: {[e for e, _ in self.files]}.")
+        if not covering:
+            known = [elements for elements, _ in self.files]
+            raise InputError(f"No EAM file covers {', '.join(sorted(symbols))}; known: {known}.")
         return covering[0]
 
     def agrees(self, path: str, atoms: Atoms) -> bool:
@@ -397,11 +452,13 @@ class EAM(Calculator):
             compiled, ase = _eam_potentials(path)
             copy, other = atoms.copy(), atoms.copy()
             copy.calc, other.calc = compiled, ase
-            self._agrees[path] = bool(abs(copy.get_potential_energy() - other.get_potential_energy()) < EAM_TOLERANCE
-                                      and np.abs(copy.get_forces() - other.get_forces()).max() < EAM_TOLERANCE)
+            energies_agree = abs(copy.get_potential_energy() - other.get_potential_energy()) < EAM_TOLERANCE
+            forces_agree = np.abs(copy.get_forces() - other.get_forces()).max() < EAM_TOLERANCE
+            self._agrees[path] = bool(energies_agree and forces_agree)
         return self._agrees[path]
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        "Compute energy [eV], forces [eV/Å] and whatever else is asked for."
         super().calculate(atoms, properties, system_changes)
         path = self.path(atoms)
         inner, wrapped = _eam_potentials(path)[0 if self.agrees(path, atoms) else 1], atoms.copy()
@@ -416,60 +473,82 @@ class Boxed(Calculator):
 
     def __init__(
         self,
-        inner: Calculator,
+        inner: Calculator,  # that needs a cell
         vacuum: float = 10.0,  # on each side [Å]
     ):
         super().__init__()
         self.inner, self.vacuum, self.boxed = inner, vacuum, False
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        "Compute energy [eV], forces [eV/Å] and, where it is asked for, stress."
         super().calculate(atoms, properties, system_changes)
         missing = [k for k in range(3) if not self.atoms.pbc[k] or not self.atoms.cell[k].any()]
+        asked = self.atoms.copy()
         if missing:
-            if not self.boxed: warnings.warn(f"{type(self.inner).__name__} needs a cell: the atoms are put in a box with {self.vacuum:g} Å of vacuum on each side.", stacklevel=2)
-            atoms, self.boxed = self.atoms.copy(), True
-            atoms.center(self.vacuum, axis=missing)
-        asked = (atoms or self.atoms).copy()
+            if not self.boxed:
+                warnings.warn(f"{type(self.inner).__name__} needs a cell: the atoms are put in a box with "
+                              f"{self.vacuum:g} Å of vacuum on each side.", stacklevel=2)
+            self.boxed = True
+            asked.center(self.vacuum, axis=missing)
         asked.calc = self.inner
         energy = float(asked.get_potential_energy())
-        self.results = dict(energy=energy, free_energy=energy, forces=np.array(asked.get_forces(apply_constraint=False), dtype=float))
+        forces = np.array(asked.get_forces(apply_constraint=False), dtype=float)
+        self.results = dict(energy=energy, free_energy=energy, forces=forces)
         if "stress" in properties: self.results["stress"] = np.array(asked.get_stress(), dtype=float)
 
 # %% ../nbs/00_structures.ipynb #20dcd2a3
 def _tblite(method):
+    "Give the function that makes a tight-binding calculator from its options."
     def make(charge="0", multiplicity="1", accuracy="0.1"):
+        "Make it."
         from tblite.ase import TBLite
-        return TBLite(method=method, charge=float(charge), multiplicity=int(multiplicity), accuracy=float(accuracy), verbosity=0)
+        return TBLite(method=method, charge=float(charge), multiplicity=int(multiplicity),
+                      accuracy=float(accuracy), verbosity=0)
     return make
 
 def _chgnet():
+    "Make CHGNet's calculator, silently."
     from chgnet.model.dynamics import CHGNetCalculator
-    with contextlib.redirect_stdout(io.StringIO()): return Boxed(CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        return Boxed(CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore"))
 
 def _sevennet(model="7net-0"):
+    "Make SevenNet's calculator."
     from sevenn.calculator import SevenNetCalculator
     return SevenNetCalculator(model, device="cpu")
 
-PACKAGED = {"gfn1": (_tblite("GFN1-xTB"), "xtb"), "gfn2": (_tblite("GFN2-xTB"), "xtb"), "chgnet": (_chgnet, "chgnet"), "sevennet": (_sevennet, "sevennet")}  # name -> function, extra
+PACKAGED = {  # name -> function that makes the calculator, extra that it comes with
+    "gfn1": (_tblite("GFN1-xTB"), "xtb"),
+    "gfn2": (_tblite("GFN2-xTB"), "xtb"),
+    "chgnet": (_chgnet, "chgnet"),
+    "sevennet": (_sevennet, "sevennet"),
+}
 
 # %% ../nbs/00_structures.ipynb #20dcd2a4
 def _packaged(name, rest, spec):
     "Make a calculator of an extra, or say which one is missing."
     make, extra = PACKAGED[name]
-    allowed, given = inspect.signature(make).parameters, dict(item.partition("=")[::2] for item in rest.split(",") if item)
-    if set(given) - set(allowed): raise InputError(f"Calculator {spec!r}: options are {', '.join(allowed) or '(none)'}.")
+    allowed, given = inspect.signature(make).parameters, _pairs(rest)
+    if set(given) - set(allowed):
+        raise InputError(f"Calculator {spec!r}: options are {', '.join(allowed) or '(none)'}.")
     try: return make(**given)
-    except ImportError as error: raise InputError(f"The calculator {name} needs a package that is not installed ({error}): pip install 'atomrl_nb[{extra}]'.") from error
+    except ImportError as error:
+        raise InputError(f"The calculator {name} needs a package that is not installed ({error}): "
+                         f"pip install 'atomrl_nb[{extra}]'.") from error
     except (ValueError, TypeError, KeyError) as error: raise InputError(f"Calculator {spec!r}: {error}.") from error
 
+def _pairs(text):
+    "Parse `a=1,b=2` into names with texts."
+    return dict(item.partition("=")[::2] for item in text.split(",") if item)
+
 # %% ../nbs/00_structures.ipynb #5fd9a549
-CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]",
-               "chgnet", "sevennet[:model=7net-0]", "package.module:factory", "warm:SPEC")
+CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]",
+               "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]", "chgnet", "sevennet[:model=7net-0]",
+               "package.module:factory", "warm:SPEC")
 
 def _options(text, allowed, spec):
     "Parse `a=1,b=2` into floats, refusing names that the calculator does not have."
-    pairs = dict(item.partition("=")[::2] for item in text.split(",") if item)
-    try: values = {k.strip(): float(v) for k, v in pairs.items()}
+    try: values = {k.strip(): float(v) for k, v in _pairs(text).items()}
     except ValueError as error: raise InputError(f"Calculator {spec!r}: options are name=number.") from error
     if set(values) - set(allowed): raise InputError(f"Calculator {spec!r}: options are {', '.join(allowed)}.")
     if any(not 0 < v < np.inf for v in values.values()):
@@ -485,8 +564,11 @@ def _from_factory(module, name, spec):
         raise InputError(f"{spec!r} returned no ASE calculator but {type(made).__name__}.")
     return made
 
-def cold_spec(spec: str) -> str:
-    "Take off `warm:`, which asks that the calculator may begin with what it remembers, such as a density."
+# %% ../nbs/00_structures.ipynb #0a00009
+def cold_spec(
+    spec: str,  # calculator spec
+) -> str:
+    "Remove `warm:`, which lets a calculator begin with what it remembers, such as a density."
     return spec.removeprefix("warm:")
 
 def calculator(
@@ -501,8 +583,10 @@ def calculator(
     if name and ("." in name or rest): return _from_factory(name, rest, spec)
     raise InputError(f"Unknown calculator {spec!r}; known: {', '.join(CALCULATORS)}.")
 
-def as_calculator(given: Calculator | str) -> Calculator:
-    "Take a calculator as it is, and make one of a spec."
+def as_calculator(
+    given: Calculator | str,  # a calculator, or a spec
+) -> Calculator:
+    "Return a calculator as it is, and make one of a spec."
     return calculator(given) if isinstance(given, str) else given
 
 # %% ../nbs/00_structures.ipynb #00f0039
@@ -528,20 +612,25 @@ class CountedCalculator(Calculator):
     "Wrap a calculator and count its force evaluations in `evaluations`."
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
-    def __init__(self, inner: Calculator):  # the calculator that does the work
+    def __init__(
+        self,
+        inner: Calculator,  # that does the work
+    ):
         super().__init__()
         self.inner, self.evaluations, self.first = inner, 0, {}  # first: results of the first evaluation
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        "Compute energy [eV], forces [eV/Å] and stress, and count an evaluation unless only the stress is new."
         known = dict(self.results)
         super().calculate(atoms, properties, system_changes)
-        self.evaluations += bool(system_changes or not known)  # the stress of a point whose forces are known costs no other evaluation
+        self.evaluations += bool(system_changes or not known)
         forces, energy = self.inner.get_forces(atoms), self.inner.get_potential_energy(atoms)
         free = self.inner.results.get("free_energy", energy) if hasattr(self.inner, "results") else energy
         self.results = {"energy": energy, "free_energy": free, "forces": np.array(forces)}
         self.first = self.first or dict(self.results)
-        known = getattr(self.inner, "results", {}).get("stress")  # where it came with the forces, it costs nothing
-        if "stress" in properties or known is not None: self.results["stress"] = self.inner.get_stress(atoms) if known is None else np.array(known)
+        stress = getattr(self.inner, "results", {}).get("stress")  # where it came with the forces, it costs nothing
+        if stress is not None: self.results["stress"] = np.array(stress)
+        elif "stress" in properties: self.results["stress"] = self.inner.get_stress(atoms)
 
 # %% ../nbs/00_structures.ipynb #f8affa28
 PERTURBATIONS = ("uniform", "normal", "positive")
@@ -553,14 +642,13 @@ def perturb(
     kind: str = "uniform",  # one of `PERTURBATIONS`
 ) -> Atoms:  # displaced copy, fixed atoms in place, without calculator
     "Make a seeded start: displace every free atom at random."
-    if not np.isfinite(amplitude) or amplitude < 0: raise InputError(f"A perturbation is a length in Å, not {amplitude}.")
+    if not np.isfinite(amplitude) or amplitude < 0:
+        raise InputError(f"A perturbation is a length in Å, not {amplitude}.")
     if kind not in PERTURBATIONS: raise InputError(f"Unknown perturbation {kind!r}; known: {', '.join(PERTURBATIONS)}.")
     rng, shape = np.random.default_rng(seed), (len(atoms), 3)
-    draw = {"uniform": lambda: rng.uniform(-amplitude, amplitude, shape),
-            "normal": lambda: rng.normal(0, amplitude, shape),
-            "positive": lambda: rng.uniform(0, amplitude, shape)}[kind]
+    if kind == "normal": noise = rng.normal(0, amplitude, shape)
+    else: noise = rng.uniform(-amplitude if kind == "uniform" else 0, amplitude, shape)
     start, fixed = atoms.copy(), fixed_mask(atoms)
-    noise = draw()
     noise[fixed] = 0
     if kind != "positive" and not fixed.any(): noise -= noise.mean(axis=0)
     start.positions += noise
@@ -572,6 +660,8 @@ def fixed_mask(
     "Tell which atoms must not move."
     mask = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
-        if not isinstance(constraint, FixAtoms): raise InputError(f"{atoms.info.get('source', atoms.symbols)} has the constraint {type(constraint).__name__}, and only FixAtoms is supported.")
+        if not isinstance(constraint, FixAtoms):
+            raise InputError(f"{atoms.info.get('source', atoms.symbols)} has the constraint "
+                             f"{type(constraint).__name__}, and only FixAtoms is supported.")
         mask[constraint.index] = True
     return mask

@@ -54,8 +54,9 @@ docs: $(READY)  ## build the site into _docs/
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PYTHON) -m jupyterlab nbs
 
-export: $(READY)  ## write the package from the notebooks, and clean the notebooks
+export: $(READY)  ## write the package and its stubs from the notebooks, and clean the notebooks
 	$(PYTHON) -c "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
+	$(PYTHON) tools/stubs.py
 
 outputs: $(READY)  ## run every notebook and save its outputs
 	$(PYTHON) tools/notebooks.py --save
@@ -64,7 +65,7 @@ readme: $(READY)  ## write README.md from nbs/index.ipynb
 	$(PYTHON) tools/readme.py
 
 clean:  ## remove what was generated, but not the virtual environment
-	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache nbs/nbdev.yml
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache nbs/nbdev.yml
 	find atomrl_nb tools tests nbs -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps are written last, so an interrupted installation is taken up again.

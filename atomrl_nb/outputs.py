@@ -26,7 +26,7 @@ def beside(
 
 def check_targets(
     targets: dict,  # option, such as "--out" -> path; None where it was not given
-    inputs: list = (),  # files that are read
+    inputs: list | tuple = (),  # files that are read
     overwrite: bool = False,  # whether files that are there may be replaced
 ):
     "Refuse output files that could not be written, or whose writing would lose something."

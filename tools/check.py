@@ -9,6 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import stubs
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "atomrl_nb"
 EXPORT = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
@@ -21,7 +23,7 @@ def files(folder, pattern):
 
 
 def in_sync():
-    """Export and clean an empty copy of the notebooks; return a sentence for each file that then differs."""
+    """Export and clean an empty copy of the notebooks, with stubs; return a sentence for each file that then differs."""
     for name in sorted(files(ROOT / "nbs", "*.ipynb")):
         if "widgets" in json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["metadata"]:
             yield f"nbs/{name} holds widget state, which breaks the site: run `make outputs`, or delete metadata.widgets"
@@ -32,7 +34,9 @@ def in_sync():
         (copy / PACKAGE).mkdir()
         shutil.copy(ROOT / PACKAGE / "__init__.py", copy / PACKAGE)  # written by hand, but for the version
         subprocess.run([sys.executable, "-c", EXPORT], cwd=copy, check=True, capture_output=True, text=True)
+        stubs.write(copy / PACKAGE)
         for folder, pattern, cure in [(PACKAGE, "*.py", "is not what the notebooks export: run `make export`"),
+                                      (PACKAGE, "*.pyi", "is not the stub of its module: run `make export`"),
                                       ("nbs", "*.ipynb", "is not clean (counts, metadata or ids): run `make export`")]:
             for name in sorted(files(ROOT / folder, pattern) | files(copy / folder, pattern)):
                 old, new = ROOT / folder / name, copy / folder / name

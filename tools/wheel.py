@@ -25,6 +25,7 @@ home = Path(atomrl_nb.__file__).parent
 assert home.is_relative_to(sys.prefix), f"{home} is not what was installed"
 assert (home / "py.typed").exists(), "py.typed is missing"
 for module in pkgutil.iter_modules([str(home)]):
+    assert module.name.startswith("_") or (home / f"{module.name}.pyi").exists(), f"{module.name} has no stub"
     importlib.import_module(f"atomrl_nb.{module.name}")
 """
 

@@ -146,7 +146,7 @@ FILES: tuple[str, ...]
 
 class Dashboard:
     """A run to look at and to steer."""
-    run: Any
+    run: Path
     interval: float
     seen: Any
     drawn: Any

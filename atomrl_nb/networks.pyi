@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 from .convolutions import EdgeSettings
 from .graphs import AtomGraph
-from .potential import LocalEnergy
+from .potential import EnergyModel, LocalEnergy
 __all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'CURES', 'NetworkSettings', 'check_network', 'element_features', 'rms_force', 'output_scale', 'unit_and_norm', 'at_most', 'relative_inputs', 'check_finite', 'Embedding', 'Network', 'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Actor', 'Critic', 'TwinCritics', 'assert_consistent', 'Policy', 'save_policy', 'load_policy']
 SKIN: float  # Å beyond the cutoff: neighbours that may come into reach on a planned way
 
@@ -185,7 +185,7 @@ def with_env(invariants: torch.Tensor, graph: AtomGraph, settings: NetworkSettin
 class Actor(Network):
     """Propose a displacement for every atom."""
     HEADS: dict
-    potential: Any
+    potential: EnergyModel
     gate: Tail
     def __init__(self, settings: NetworkSettings=...) -> None: ...
     def forward(self, graph: AtomGraph) -> torch.Tensor:

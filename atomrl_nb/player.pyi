@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from .environment import Environment
 from .graphs import AtomGraph
-from .memory import Batch
+from .memory import Batch, ReplayMemory
 from .settings import Settings
+from .td3 import TD3Agent
 __all__ = ['EPISODES', 'Player', 'Episode', 'direction']
 
 class Player:
@@ -14,8 +15,8 @@ class Player:
     settings: Settings
     structures: list
     environments: list
-    agent: Any
-    memory: Any
+    agent: TD3Agent
+    memory: ReplayMemory
     rng: Any
     t_total: Any
     episode_count: Any

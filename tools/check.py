@@ -68,6 +68,7 @@ CHECKS = {
     "the package and the notebooks are in step": export_check,
     "the layers hold": command("tools/layers.py"),
     "ruff finds no fault": command("-m", "ruff", "check", "--quiet", "--select", "F", PACKAGE, "tools", "tests"),
+    "types hold, in the stubs and in a user's script": command("-m", "mypy", "--no-error-summary"),
     "README.md is current": command("tools/readme.py", "--check"),
     "the site builds, with no dead link": command("tools/docs.py"),
     "the notebooks run, and their outputs are current": command("tools/notebooks.py", "--test", "--check"),

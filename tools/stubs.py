@@ -72,6 +72,7 @@ class Module:
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)
         self.comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
         self.classes = {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
+        self.imported = {a.asname or a.name for node in self.tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
         self.patched = {name: [] for name in self.classes}
         self.body = []
         for node in self.tree.body:
@@ -144,7 +145,8 @@ class Module:
             return (known or {}).get(value.id) or ANY
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
             name = value.func.id
-            return ast.Name(name) if name in ("dict", "list", "tuple", "set", "frozenset", *self.classes) else ANY
+            a_class = name in ("dict", "list", "tuple", "set", "frozenset", *self.classes) or name in self.imported and name[0].isupper()
+            return ast.Name(name) if a_class else ANY
         kinds = {ast.Dict: "dict", ast.DictComp: "dict", ast.List: "list", ast.ListComp: "list", ast.SetComp: "set"}
         return ast.Name(kinds[type(value)]) if type(value) in kinds else ANY
 

@@ -67,6 +67,7 @@ def command(*args):
 CHECKS = {
     "the package and the notebooks are in step": export_check,
     "the layers hold": command("tools/layers.py"),
+    "the notebooks keep their rhythm": command("tools/rhythm.py"),
     "ruff finds no fault": command("-m", "ruff", "check", "--quiet", "--select", "F", PACKAGE, "tools", "tests"),
     "types hold, in the stubs and in a user's script": command("-m", "mypy", "--no-error-summary"),
     "README.md is current": command("tools/readme.py", "--check"),

@@ -91,9 +91,8 @@ class Module:
             method, first = copy.deepcopy(node), node.args.args[0]
             kinds = [PATCHES[k.arg] for k in getattr(found, "keywords", []) if k.arg in PATCHES]
             method.decorator_list = [ast.Name(kind) for kind in kinds] + [d for d in node.decorator_list if d is not found]
-            method.args.args[0].annotation = None
-            if "staticmethod" in kinds:
-                del method.args.args[0]
+            if "staticmethod" not in kinds:
+                method.args.args[0].annotation = None
             return {name.id: method for name in ast.walk(first.annotation) if isinstance(name, ast.Name)}
         return {}
 

@@ -1,7 +1,7 @@
 """Findings on runs that were really trained sick (kept in nbs/benchmark/sick), on tables made by hand, and by the command."""
+import importlib
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,15 +46,24 @@ def test_a_run_that_was_trained_sick_is_found_out(illness):
 def test_a_healthy_run_gives_no_finding(name): assert examine(pd.read_csv(SICK[name])) == []
 
 
-def test_the_saved_alarms_follow_from_the_saved_runs_and_the_present_ranges():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try: from experiment_diagnostics import CONDITIONS, alarms
-    finally: sys.path.pop(0)
-    result = json.loads((BENCHMARK / "diagnostics.json").read_text())
-    assert set(ILLNESSES) == {name for name in CONDITIONS if not name.startswith("healthy")} <= {rule.name for rule in RULES}
-    assert result["alarms"] == alarms([r for r in result["runs"] if r["seed"] in result["counted"]])
+@pytest.mark.parametrize("name", ["diagnostics", "findings"])
+def test_the_saved_alarms_follow_from_the_saved_runs_and_the_present_ranges(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from experiment_diagnostics import illness
+    tool = importlib.import_module(f"experiment_{name}")
+    result = json.loads((BENCHMARK / f"{name}.json").read_text())
+    conditions, illnesses = set(result["settings"]), {a["illness"] for a in result["alarms"]}
+    assert conditions == {run["condition"] for run in result["runs"]} == set(tool.EXPERIMENT.settings["settings"])
+    assert illnesses == set(map(illness, conditions)) - {"healthy"} <= {rule.name for rule in RULES}
+    assert name != "diagnostics" or illnesses == set(ILLNESSES)
+    for key, value in tool.EXPERIMENT.summary(result["runs"]).items():
+        if key == "ranges": assert result[key].items() <= value.items()  # of the metrics that there were
+        else: assert result[key] == value, key
+    assert not result["found_in_healthy"]
     for a in result["alarms"]: assert a["found"] > 0.5 * a["of_sick"] and a["false"] < 0.25 * a["of_healthy"]
-    assert sum(path.stat().st_size for path in SICK.values()) < 400_000
+
+
+def test_the_saved_curves_are_small(): assert sum(path.stat().st_size for path in SICK.values()) < 400_000
 
 
 def test_every_metric_is_documented_and_computed(run):

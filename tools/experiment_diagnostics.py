@@ -2,12 +2,13 @@
 
 Thresholds (the healthy ranges of `diagnostics.METRIC_GUIDE`) are set on seeds 0 to 3; the table is of seeds 4 to 7.
 `--thresholds` trains nothing: it says what seeds 0 to 3 of the saved result suggest, and counts the alarms anew.
-The curves of seed 0 are kept in `nbs/benchmark/sick/`.
+The curves of seed 0 are kept in `nbs/benchmark/sick/`. Rules that came later rest on `experiment_findings.py`.
 """
 import math
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from atomrl_nb.expert import ExpertSettings as Expert
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.td3 import TD3Settings as TD3
 from atomrl_nb.settings import Settings
+from atomrl_nb.structures import InputError
 from atomrl_nb.training import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
@@ -68,24 +70,45 @@ def short(settings: Settings) -> Settings:
 
 def file_name(condition: str) -> str:
     """Name the file of the curves of a condition."""
-    return condition.replace(": ", "-").replace(" ", "-") + ".csv.gz"
+    return condition.replace(": ", "-").replace(", ", "-").replace(" ", "-") + ".csv.gz"
+
+
+def illness(condition: str) -> str:
+    """Name the rule that should name a condition; what follows a colon tells conditions of one name apart."""
+    return condition.partition(":")[0]
+
+
+def trained(settings: Settings, run: Path, quick: bool, look: Callable) -> dict:
+    """Train one run, look at it, and forget the rest."""
+    torch.set_num_threads(1)
+    began, error = time.process_time(), ""
+    shutil.rmtree(run, ignore_errors=True)  # of a run that was killed
+    try:
+        train(replace(short(settings) if quick else settings, run=str(run)), progress=False)
+    except FloatingPointError as caught:
+        error = str(caught).split(" The state is kept")[0]
+    seen = look(run)
+    shutil.rmtree(run)
+    return seen | dict(error=error, cpu_seconds=round(time.process_time() - began, 1))
+
+
+def signs(run: Path) -> dict:
+    """Keep what the rules look at."""
+    return dict(indicators={name: rounded(value) for name, value in indicators(run).items()})
 
 
 def measure(case: dict, quick: bool, work: Path) -> dict:
-    """Train one run, keep what the rules look at, and forget the rest."""
-    torch.set_num_threads(1)
-    began, run = time.process_time(), work / f"{file_name(case['condition'])}-{case['seed']}"
-    shutil.rmtree(run, ignore_errors=True)  # of a run that was killed
-    settings, error = replace(CONDITIONS[case["condition"]], run=str(run), seed=case["seed"]), ""
-    try:
-        train(short(settings) if quick else settings, progress=False)
-    except FloatingPointError as caught:
-        error = str(caught).split(" The state is kept")[0]
-    found = {name: rounded(value) for name, value in indicators(run).items()}
-    if not quick and case["seed"] == KEPT:
-        keep_curves(run, RESULTS / "sick" / file_name(case["condition"]))
-    shutil.rmtree(run)
-    return dict(indicators=found, error=error, cpu_seconds=round(time.process_time() - began, 1))
+    """Train one run and keep its signs, of one seed also its curves."""
+    condition, seed = case["condition"], case["seed"]
+
+    def look(run):
+        """Keep what stays of a run."""
+        if not quick and seed == KEPT:
+            keep_curves(run, RESULTS / "sick" / file_name(condition))
+        return signs(run)
+
+    run = work / f"{file_name(condition)}-{seed}"
+    return trained(replace(CONDITIONS[condition], seed=seed), run, quick, look)
 
 
 def rounded(value: float) -> float | None:
@@ -102,65 +125,76 @@ def keep_curves(run: Path, file: Path):
 
 
 def found(run: dict) -> list:
-    """Return which rules hold for a run, by the thresholds of now."""
-    known = run["indicators"]
-    values = {name: math.nan if known.get(name) is None else known[name] for name in METRIC_GUIDE}
+    """Return which rules hold for a run, by the thresholds of now; a metric that is younger than the run says nothing."""
+    values = {name: math.nan if value is None else value for name, value in run["indicators"].items()}
     return list(dict.fromkeys(rule.name for rule in RULES if rule.holds(values)))
 
 
-def alarms(runs: list) -> list:
+def alarms(runs: list, conditions: Iterable = CONDITIONS) -> list:
     """Count for each illness how often it was found where it is, and in healthy runs where it is not."""
-    well, rows = [run for run in runs if run["condition"].startswith("healthy")], []
-    for name in [name for name in CONDITIONS if not name.startswith("healthy")]:
-        sick = [run for run in runs if run["condition"] == name]
+    well, rows = [run for run in runs if illness(run["condition"]) == "healthy"], []
+    for name in dict.fromkeys(map(illness, conditions)):
+        if name == "healthy":
+            continue
+        sick = [run for run in runs if illness(run["condition"]) == name]
         rows.append(dict(illness=name, found=sum(name in found(run) for run in sick), of_sick=len(sick),
                          false=sum(name in found(run) for run in well), of_healthy=len(well)))
     return rows
 
 
-def summary(runs: list) -> dict:
+def tally(runs: list, conditions: Iterable, counted: Iterable) -> dict:
     """Count the alarms on the seeds that count, or on all where these were not run."""
     seeds = sorted({run["seed"] for run in runs})
-    counted = [seed for seed in seeds if seed in COUNTED] or seeds
-    chosen = [run for run in runs if run["seed"] in counted]
-    others = sorted({name for run in chosen if run["condition"].startswith("healthy") for name in found(run)})
-    return dict(seeds=seeds, counted=counted, cpu_minutes=round(sum(run["cpu_seconds"] for run in runs) / 60, 1),
-                alarms=alarms(chosen), found_in_healthy=others,
-                ranges={name: [rounded(v) for v in metric.healthy] for name, metric in METRIC_GUIDE.items()})
+    counted = [seed for seed in seeds if seed in counted] or seeds
+    minutes = round(sum(run["cpu_seconds"] for run in runs) / 60, 1)
+    return dict(seeds=seeds, counted=counted, cpu_minutes=minutes,
+                alarms=alarms([run for run in runs if run["seed"] in counted], conditions))
 
 
-def thresholds(runs: list) -> str:
-    """Write for each sign of a rule what seeds 0 to 3 say: its range in healthy runs, and in those with the illness."""
-    runs = [run for run in runs if run["seed"] in TUNED]
+def summary(runs: list) -> dict:
+    """Count the alarms, and say by what ranges."""
+    result = tally(runs, CONDITIONS, COUNTED)
+    well = [run for run in runs if run["seed"] in result["counted"] and illness(run["condition"]) == "healthy"]
+    return result | dict(found_in_healthy=sorted({name for run in well for name in found(run)}),
+                         ranges={name: [rounded(v) for v in metric.healthy] for name, metric in METRIC_GUIDE.items()})
 
-    def values(sign, keep):
-        """Write the range of a sign in some runs."""
+
+def thresholds(runs: list, tuned: Iterable) -> str:
+    """Write for each sign of a rule what some seeds say: its range in healthy runs, and in those with the illness."""
+    runs = [run for run in runs if run["seed"] in tuned]
+
+    def values(sign, name):
+        """Write the range of a sign in the runs of an illness, or in the healthy ones."""
         known = sorted(run["indicators"][sign] for run in runs
-                       if keep(run["condition"]) and run["indicators"].get(sign) is not None)
+                       if illness(run["condition"]) == name and run["indicators"].get(sign) is not None)
         return f"{known[0]:.4g} to {known[-1]:.4g}" if known else "unknown"
 
     lines = [f"{'illness':26} {'sign':14} {'healthy':>24} {'sick':>24}  now"]
     for rule in RULES:
         for sign in rule.signs:
-            well, sick = values(sign, lambda name: name.startswith("healthy")), values(sign, rule.name.__eq__)
+            well, sick = values(sign, "healthy"), values(sign, rule.name)
             lines.append(f"{rule.name:26} {sign:14} {well:>24} {sick:>24}  {METRIC_GUIDE[sign].range}")
+    return "\n".join(lines)
+
+
+def alarms_as_text(result: dict) -> str:
+    """Write the alarms of a `tally`."""
+    seeds = ", ".join(map(str, result["counted"]))
+    lines = [f"{'illness':26} found where it is   found in healthy runs   (seeds {seeds})"]
+    for a in result["alarms"]:
+        lines.append(f"{a['illness']:26} {a['found']:>3} of {a['of_sick']:<12} {a['false']:>8} of {a['of_healthy']}")
     return "\n".join(lines)
 
 
 def table(runs: list) -> str:
     """Write the thresholds and the alarms as text."""
-    result = summary(runs)
-    seeds = ", ".join(map(str, result["counted"]))
-    lines = [f"{'illness':26} found where it is   found in healthy runs   (seeds {seeds})"]
-    for a in result["alarms"]:
-        lines.append(f"{a['illness']:26} {a['found']:>3} of {a['of_sick']:<12} {a['false']:>8} of {a['of_healthy']}")
-    return thresholds(runs) + "\n\n" + "\n".join(lines)
+    return thresholds(runs, TUNED) + "\n\n" + alarms_as_text(summary(runs))
 
 
 def tell(run: dict) -> str:
     """Say what was found in a run."""
     said = ", ".join(found(run)) or "healthy"
-    return f"{run['condition']:26} seed {run['seed']} {run['cpu_seconds']:6.1f} s: {said} {run['error']}"
+    return f"{run['condition']:38} seed {run['seed']} {run['cpu_seconds']:6.1f} s: {said} {run['error']}"
 
 
 EXPERIMENT = Experiment(
@@ -169,22 +203,27 @@ EXPERIMENT = Experiment(
     tell=tell, summary=summary, conclude=table, rows="runs")
 
 
-def count_anew(file: Path):
+def count_anew(experiment: Experiment, file: Path) -> int:
     """Count the alarms of a saved result by the thresholds of now."""
-    result = read_result(file, "runs")
-    print(table(result["runs"]))
-    write_text(file, rows_as_json(result | summary(result["runs"]), "runs"))
+    try:
+        result = read_result(file, "runs")
+    except InputError as error:
+        print(f"{experiment.name}: {error}", file=sys.stderr)
+        return 2
+    print(experiment.conclude(result["runs"]))
+    write_text(file, rows_as_json(result | experiment.summary(result["runs"]), "runs"))
+    return 0
 
 
-def main() -> int:
+def main(experiment: Experiment) -> int:
     """Train and count, or count anew."""
-    parser = experiment_parser(EXPERIMENT)
+    parser = experiment_parser(experiment)
     parser.add_argument("--thresholds", action="store_true", help="train nothing: count the saved runs anew")
     args = parser.parse_args()
     if args.thresholds:
-        return count_anew(args.out or RESULTS / "diagnostics.json") or 0
-    return experiment_main(EXPERIMENT, RESULTS, args)
+        return count_anew(experiment, args.out or RESULTS / f"{experiment.name}.json")
+    return experiment_main(experiment, RESULTS, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(EXPERIMENT))

@@ -125,7 +125,7 @@ def keep_curves(run: Path, file: Path):
 
 
 def found(run: dict) -> list:
-    """Return which rules hold for a run, by the thresholds of now; a metric that is younger than the run says nothing."""
+    """Return which rules hold for a run, by the thresholds of now; metrics younger than the run have no say."""
     values = {name: math.nan if value is None else value for name, value in run["indicators"].items()}
     return list(dict.fromkeys(rule.name for rule in RULES if rule.holds(values)))
 

@@ -1,7 +1,7 @@
 """Train what the rules that came later are about, and count their true and their false alarms.
 
 Their metrics are not in the result of `experiment_diagnostics.py`, which stays as it is. Thresholds are set on seeds
-0 to 2; the table is of seeds 3 and 4. Each run is looked at in eighths, too, as if it had been asked while it was young.
+0 to 2; the table is of seeds 3 and 4. Each run is looked at in eighths, too, as if it were asked while it is young.
 """
 import sys
 from dataclasses import asdict, replace

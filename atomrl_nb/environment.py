@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'REWARDS', 'MOST_FAILURES', 'MOVE', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm',
            'log_force_ratio', 'Ends', 'Reward', 'largest_force', 'total_reward', 'GraphSpace', 'check_choices',
-           'Environment', 'EvaluationFailed', 'CalculatorBroken', 'executed_move']
+           'Environment', 'begin_afresh', 'EvaluationFailed', 'CalculatorBroken', 'executed_move']
 
 # %% ../nbs/04_environment.ipynb #0cd5f55a
 import logging, math
@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from fastcore.basics import patch
 
@@ -160,7 +160,7 @@ class Environment(gymnasium.Env):
     def __init__(
         self,
         structures: list,  # `ase.Atoms` to start from; not changed
-        calculator: Calculator,  # gives energy and forces
+        calculator: BaseCalculator,  # gives energy and forces
         settings: EnvironmentSettings = EnvironmentSettings(),
         cutoff: float = 5.0,  # of the observation's edges [Å]
         seed: int | None = None,
@@ -192,6 +192,15 @@ class Environment(gymnasium.Env):
         "Largest force norm of the present positions [eV/Å]."
         return largest_force(self.forces)
 
+# %% ../nbs/04_environment.ipynb #95b2f3b1
+def begin_afresh(
+    calculator: BaseCalculator,
+):
+    "Make a calculator forget what it has computed, and with it those that it mixes."
+    if hasattr(calculator, "reset"): calculator.reset()
+    else: calculator.atoms, calculator.results = None, {}
+    for part in getattr(getattr(calculator, "mixer", None), "calcs", ()): begin_afresh(part)
+
 # %% ../nbs/04_environment.ipynb #95b2f3b2
 MOST_FAILURES = 10  # evaluations in a row
 
@@ -204,7 +213,7 @@ def ask(
     atoms: Atoms,
 ) -> tuple:  # forces (n_atoms, 3) [eV/Å] and energy [eV] as plain floats
     "Ask the calculator, and count the evaluation."
-    if not self.warm: self.calculator.reset()
+    if not self.warm: begin_afresh(self.calculator)
     self.force_evaluations += 1
     atoms.calc = self.calculator
     try:
@@ -219,7 +228,7 @@ def ask(
 @patch
 def failure(self: Environment, reason: str) -> Exception:
     "Count and log a failed evaluation: the error to raise."
-    self.calculator.reset()
+    begin_afresh(self.calculator)
     self.failed, self.in_a_row = self.failed + 1, self.in_a_row + 1
     said = f"no forces for {self.atoms.info.get('source', 'a structure')} after {self.steps} steps ({reason})"
     if self.in_a_row >= MOST_FAILURES: return CalculatorBroken(f"The calculator failed {self.in_a_row} times in a row; the last time: {said}.")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.emt import EMT
+from ase.calculators.mixing import LinearCombinationCalculator
 from safetensors.torch import load_file
 
 from atomrl_nb.checkpoints import Table, checkpoints, latest_t_total, read_state
@@ -294,6 +295,41 @@ def test_a_failed_evaluation_ends_its_episode_and_not_the_run(tmp_path, expert, 
     stopped = [row for row in rows if row["truncated"] == "1" and float(row["actual_move"]) == 0]
     assert stopped and all(row["terminated"] == "0" and float(row["a_back"]) == 1 for row in stopped)
     assert all(math.isfinite(float(row["reward"])) for row in rows)
+
+
+class Remembering(EMT):
+    """An EMT whose forces depend on what it was asked before, as those of a density that is gone on with."""
+    asked = 0
+
+    def reset(self):
+        super().reset()
+        self.asked = 0
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.asked += 1
+        self.results["forces"] *= 1 + 0.01 * self.asked
+
+
+def mixed():
+    """Mix two calculators: ASE gives the mixture no `reset`."""
+    return LinearCombinationCalculator([Remembering(), Flaky()], [0.5, 0.5])
+
+
+def test_a_mixture_of_calculators_trains_and_resumes_exactly(tmp_path):
+    flaky()
+    spec = f"{__name__}:mixed"
+    settings = replace(SMALL, run=str(tmp_path / "whole"), calculator=spec)
+    whole = train(settings, progress=False)
+    parts = train(replace(settings, run=str(tmp_path / "parts"), steps=12), progress=False)
+    resume(parts, steps=48, progress=False, calculator=spec)
+    assert content(parts) == content(whole) and len(Table.rows(whole / "metrics.csv")) == 48
+
+
+def test_a_mixture_of_calculators_that_fails_ends_an_episode(tmp_path):
+    flaky(every=7)
+    run = train(replace(SMALL, run=str(tmp_path / "run"), calculator=f"{__name__}:mixed"), progress=False)
+    assert len(rows := Table.rows(run / "metrics.csv")) == 48 and any(int(row["failed"]) for row in rows)
 
 
 def test_numbers_of_single_precision_are_plain_floats(tmp_path):

@@ -249,7 +249,7 @@ MUTATIONS = [Mutation(*row) for row in [
      "if digest((folder/name).read_bytes()) != sums[name]]", "if False]",
      "test_checkpoints.py::test_a_harmed_file_is_refused_with_the_way_out[tampered-agent.safetensors]"),
     ("the seal of the state is not checked", "checkpoints.py",
-     "* (_seal(state) != seal)", "* False",
+     '["state.json"] if _seal(state) != seal else []', "[]",
      "test_checkpoints.py::test_a_state_that_was_changed_by_hand_is_refused"),
     ("a text file is written in place", "checkpoints.py",
      'beside = path.with_name(path.name + ".part")', "beside = path",

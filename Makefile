@@ -2,8 +2,9 @@
 # PYTHON=FILE uses that interpreter as it is and installs nothing.
 VENV ?= .venv
 OLDEST := $(VENV)-oldest
-# What old libraries say of newer ones, and the files that old ASE leaves open, are no fault of this package.
-OLD_WARNINGS := $(addprefix -W ignore::,DeprecationWarning ResourceWarning pytest.PytestUnraisableExceptionWarning)
+# What old libraries say of newer ones, files that old ASE leaves open, and medians of old pandas are no fault of this package.
+OLD_WARNINGS := $(addprefix -W ignore::,DeprecationWarning ResourceWarning pytest.PytestUnraisableExceptionWarning) \
+    -W "ignore:Mean of empty slice:RuntimeWarning"
 export PYTHONPATH := $(CURDIR)
 
 ifdef PYTHON

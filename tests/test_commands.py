@@ -214,8 +214,8 @@ def test_a_search_says_what_it_cannot_do(files, capsys):
     write(files / "one.extxyz", Atoms("Cu"))
     held = bulk("Cu", cubic=True)
     held.set_constraint(FixAtoms([0]))
-    write(files / "held.extxyz", held)
-    for name, said in (("one.extxyz", "at least two atoms"), ("held.extxyz", "take the constraints off")):
+    write(files / "held.traj", held)
+    for name, said in (("one.extxyz", "at least two atoms"), ("held.traj", "take the constraints off")):
         assert search_main([str(files / name)]) == 2
         assert said in capsys.readouterr().err
     spec = failing(ValueError("no convergence"))

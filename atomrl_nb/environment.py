@@ -22,7 +22,8 @@ from fastcore.basics import patch
 
 from .constraints import CORRECTION_FORMS, CORRECTION_MODES, correct_action, correction_reward, covalent_r0
 from .graphs import ENV_FEATURES, AtomGraph, environment_features
-from .structures import InputError, TOO_CLOSE, check_name, closest_pair, fixed_mask, perturb
+from .neighbours import closest_pair
+from .structures import InputError, TOO_CLOSE, check_name, fixed_mask, perturb
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import gymnasium
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import BaseCalculator
 from .graphs import AtomGraph
-__all__ = ['log', 'REWARDS', 'MOST_FAILURES', 'MOVE', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm', 'log_force_ratio', 'Ends', 'Reward', 'largest_force', 'total_reward', 'GraphSpace', 'check_choices', 'Environment', 'EvaluationFailed', 'CalculatorBroken', 'executed_move']
+__all__ = ['log', 'REWARDS', 'MOST_FAILURES', 'MOVE', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm', 'log_force_ratio', 'Ends', 'Reward', 'largest_force', 'total_reward', 'GraphSpace', 'check_choices', 'Environment', 'begin_afresh', 'EvaluationFailed', 'CalculatorBroken', 'executed_move']
 log: Any
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Environment(gymnasium.Env):
     metadata: dict[str, list[Any]]
     observation_space: GraphSpace
     structures: list
-    calculator: Calculator
+    calculator: BaseCalculator
     cutoff: float
     settings: Any
     env_features: tuple
@@ -147,7 +147,7 @@ class Environment(gymnasium.Env):
     warm: bool
     failed: Any
     in_a_row: Any
-    def __init__(self, structures: list, calculator: Calculator, settings: EnvironmentSettings=..., cutoff: float=5.0, seed: int | None=None, env_features: list | None=None, warm: bool=False) -> None:
+    def __init__(self, structures: list, calculator: BaseCalculator, settings: EnvironmentSettings=..., cutoff: float=5.0, seed: int | None=None, env_features: list | None=None, warm: bool=False) -> None:
         """structures: `ase.Atoms` to start from; not changed
         calculator: gives energy and forces
         cutoff: of the observation's edges [Å]
@@ -191,6 +191,9 @@ class Environment(gymnasium.Env):
         """Give (tensors by name, plain JSON values) of an episode under way."""
     def load_state(self, tensors: dict, plain: dict) -> None:
         """Go on where the environment stood that `state` was asked of."""
+
+def begin_afresh(calculator: BaseCalculator) -> None:
+    """Make a calculator forget what it has computed, and with it those that it mixes."""
 MOST_FAILURES: int  # evaluations in a row
 
 class EvaluationFailed(RuntimeError):

@@ -17,7 +17,8 @@ from .environment import MOVE, Environment, EvaluationFailed
 from .learner import Trainer, loop_state
 from .networks import save_policy
 from .settings import Settings
-from .structures import coordination, perturb
+from .neighbours import coordination
+from .structures import perturb
 
 # %% ../nbs/09c_evaluation.ipynb #f75cbab7
 EVALUATIONS = ["t_total", "start", "steps", "fmax", "terminated"]

@@ -18,7 +18,8 @@ from ase import Atoms
 from e3nn import o3
 from fastcore.basics import patch
 
-from .structures import check_name, fixed_mask, neighbour_list
+from .neighbours import neighbour_list
+from .structures import check_name, fixed_mask
 
 # %% ../nbs/01_graphs.ipynb #6a840e6a
 class Neighbours(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from .graphs import AtomGraph
-__all__ = ['DENSE_PRODUCTS', 'Hessian', 'padded_rows', 'lanczos', 'saddle_free_operator', 'saddle_free_step', 'translation_free', 'capped']
+__all__ = ['DENSE_PRODUCTS', 'Hessian', 'lanczos', 'saddle_free_operator', 'saddle_free_step', 'translation_free', 'capped']
 
 @dataclass(frozen=True)
 class Hessian:
@@ -30,12 +30,6 @@ class Hessian:
 
         returns: (n_graphs, 3 N, 3 N) [eV/Å²], N atoms of the largest structure
         """
-
-def padded_rows(graph: AtomGraph) -> tuple:
-    """Number the atoms as if every structure had as many as the largest.
-
-    returns: (n_atoms,) row of each atom; rows for each structure
-    """
 DENSE_PRODUCTS: int  # atoms: up to here a matrix is written out for its products
 
 def lanczos(hessian: Hessian, forces: torch.Tensor, eps: float, iterations: int, free: torch.Tensor, matrix: torch.Tensor | None=None) -> torch.Tensor:

@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from .coordinates import Place, slopes_at
-from .structures import neighbour_list
+from .neighbours import neighbour_list
 
 # %% ../nbs/01f_internals.ipynb #1ee00007
 BONDED = 1.3  # sums of covalent radii

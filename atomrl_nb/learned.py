@@ -26,7 +26,8 @@ from .internals import Measured
 from .networks import Actor, Policy, load_policy
 from .planner import Planner, PlannerSettings
 from .potential import Moved
-from .structures import InputError, coordination
+from .neighbours import coordination
+from .structures import InputError
 from .trust import Evaluation, Trust, TrustSettings, note
 from .walk import Known
 

@@ -23,7 +23,8 @@ from scipy.sparse.csgraph import connected_components
 from .experiment import TimedCalculator, policy_id
 from .learned import find_policy
 from .optimizer import RLOptimizer
-from .structures import calculator, closest_pair, perturb
+from .neighbours import closest_pair
+from .structures import calculator, perturb
 from .test_sets import CAP, FAMILIES, FMAX, OPTIMIZERS, TEST_SETS, policy_of, starts_of
 
 # %% ../nbs/12d_measuring.ipynb #13c0001c

@@ -9,8 +9,8 @@ from e3nn import o3
 from .convolutions import EdgeSettings
 from .graphs import AtomGraph
 from .potential import EnergyModel, LocalEnergy
-__all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'CURES', 'NetworkSettings', 'check_network', 'element_features', 'rms_force', 'output_scale', 'unit_and_norm', 'at_most', 'relative_inputs', 'check_finite', 'Embedding', 'Network', 'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Actor', 'Critic', 'TwinCritics', 'assert_consistent', 'Policy', 'save_policy', 'load_policy']
-SKIN: float  # Å beyond the cutoff: neighbours that may come into reach on a planned way
+__all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'NetworkSettings', 'check_network', 'element_features', 'rms_force', 'output_scale', 'Directed', 'unit_and_norm', 'at_most', 'RelativeInputs', 'relative_inputs', 'check_finite', 'Embedding', 'AtomFeatures', 'Network', 'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Proposal', 'Actor', 'Critic', 'TwinCritics', 'Policy', 'save_policy', 'load_policy']
+SKIN: float  # Å beyond the cutoff: neighbours that a planned move may bring within it
 
 @dataclass(frozen=True)
 class NetworkSettings(EdgeSettings):
@@ -85,11 +85,19 @@ def output_scale(graph: AtomGraph, settings: NetworkSettings) -> torch.Tensor:
     returns: (n_graphs,) [Å]
     """
 
-def unit_and_norm(vector: torch.Tensor) -> tuple:
+class Directed(NamedTuple):
+    """Vectors as directions and lengths.
+
+    unit: (n_atoms, 3); zero, with zero gradient, for a zero vector
+    norm: (n_atoms, 1), in the unit of the vectors
+    """
+    unit: torch.Tensor
+    norm: torch.Tensor
+
+def unit_and_norm(vector: torch.Tensor) -> Directed:
     """Split vectors into direction and length.
 
     vector: (n_atoms, 3)
-    returns: (n_atoms, 3) and (n_atoms, 1); zero, with zero gradient, for a zero vector
     """
 LONGEST: float  # of a relative force: the square root of the atoms in the largest cells of training
 
@@ -97,19 +105,29 @@ def at_most(vector: torch.Tensor) -> torch.Tensor:
     """Shorten vectors that are longer than `LONGEST`.
 
     vector: (n_atoms, 3)
+    returns: (n_atoms, 3)
     """
 
-def relative_inputs(graph: AtomGraph, settings: NetworkSettings, action: torch.Tensor | None=None) -> tuple:
+class RelativeInputs(NamedTuple):
+    """What the network sees of each atom, of order one.
+
+    scalars: (n_atoms, n_scalars)
+    vectors: (n_atoms, n_vectors, 3)
+    """
+    scalars: torch.Tensor
+    vectors: torch.Tensor
+
+def relative_inputs(graph: AtomGraph, settings: NetworkSettings, action: torch.Tensor | None=None) -> RelativeInputs:
     """Describe atoms by element, relative force, and logarithms of magnitudes.
 
     graph: with forces
     action: (n_atoms, 3) [Å], for a critic that sees it
-    returns: scalars (n_atoms, n_scalars) and vectors (n_atoms, n_vectors, 3) of order one
     """
 
-def check_finite(graph: AtomGraph, **more: torch.Tensor) -> None:
+def check_finite(graph: AtomGraph, **more: torch.Tensor | None) -> None:
     """Refuse a graph or an input that holds numbers which are not finite.
 
+    graph: positions, forces and environment information are looked at
     more: further inputs by name; None is left out
     """
 
@@ -117,9 +135,25 @@ class Embedding(torch.nn.Module):
     """Embed a norm: leaky_relu of a linear layer."""
     weight: Any
     bias: Any
-    def __init__(self, width: int, copies: tuple=()) -> None: ...
+    def __init__(self, width: int, copies: tuple=()) -> None:
+        """width: of the embedding
+        copies: (2,) for twins
+        """
     def forward(self, norm: torch.Tensor) -> torch.Tensor:
-        """returns: (n_atoms, 1) -> (copies, width, n_atoms, 1)"""
+        """Embed the norm of each atom.
+
+        norm: (n_atoms, 1)
+        returns: (copies, width, n_atoms, 1)
+        """
+
+class AtomFeatures(NamedTuple):
+    """What a network makes of each atom.
+
+    features: (n_atoms, copies, dim), the irreps that were wanted
+    invariants: (n_atoms, copies, channels), the scalars of the last hidden layer
+    """
+    features: torch.Tensor
+    invariants: torch.Tensor
 
 class Network(torch.nn.Module):
     """Gated tensor-product convolutions from elements and forces to features of each atom."""
@@ -136,14 +170,11 @@ class Network(torch.nn.Module):
         copies: (2,) for twins: parameters get this as first dimension
         takes_action: the action is an input
         """
-    def inputs(self, graph: AtomGraph, action: torch.Tensor | None) -> list:
-        """Make the blocks that go in."""
-    def forward(self, graph: AtomGraph, action: torch.Tensor | None=None) -> tuple:
+    def forward(self, graph: AtomGraph, action: torch.Tensor | None=None) -> AtomFeatures:
         """Compute features of each atom.
 
         graph: with forces
         action: (n_atoms, 3) [Å], where the network takes one
-        returns: features (n_atoms, copies, dim), and the invariants behind them (n_atoms, copies, channels)
         """
 
 class PlainNetwork(torch.nn.Module):
@@ -153,10 +184,16 @@ class PlainNetwork(torch.nn.Module):
     layers: Any
     em: Any
     em_act: Any
-    def __init__(self, settings: NetworkSettings, irreps_out: o3.Irreps, takes_action: bool=False) -> None: ...
+    def __init__(self, settings: NetworkSettings, irreps_out: o3.Irreps, takes_action: bool=False) -> None:
+        """settings: with the features "reference" and the readout "convolution"
+        irreps_out: features wanted for each atom
+        takes_action: the action is an input
+        """
     def forward(self, graph: AtomGraph, action: torch.Tensor | None=None) -> torch.Tensor:
         """Compute features of each atom, edge by edge.
 
+        graph: with forces and edges
+        action: (n_atoms, 3) [Å], where the network takes one
         returns: (n_atoms, dim)
         """
 
@@ -171,76 +208,91 @@ def to_displacement(gain: torch.Tensor, vector: torch.Tensor, graph: AtomGraph, 
 
 class Tail(torch.nn.Module):
     """One number for each structure from its invariants and its environment information; zero at first."""
-    def __init__(self, n_in: int, copies: tuple=(), ordinary: bool=False, width: int=32) -> None: ...
+    weight_in: Any
+    bias_in: Any
+    weight_out: Any
+    bias_out: Any
+    def __init__(self, n_in: int, copies: tuple=(), ordinary: bool=False, width: int=32) -> None:
+        """n_in: invariants and numbers of environment information
+        copies: (2,) for twins
+        ordinary: start the last layer at random, not as zero
+        width: of the hidden layer
+        """
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """returns: (n_graphs, copies, n_in) -> (n_graphs, copies)"""
+        """Compute the number.
+
+        x: (n_graphs, copies, n_in)
+        returns: (n_graphs, copies)
+        """
 
 def with_env(invariants: torch.Tensor, graph: AtomGraph, settings: NetworkSettings) -> torch.Tensor:
     """Pool invariants over atoms, and join the environment information.
 
     invariants: (n_atoms, copies, channels)
+    graph: with `env` where the settings ask for it
     returns: (n_graphs, copies, channels + env_input_dim)
     """
+
+class Proposal(NamedTuple):
+    """A displacement, and what the environment gate made of it.
+
+    displacement: (n_atoms, 3) [Å]
+    action_scale: (n_graphs,) factor of the gate, 1 where there is none
+    """
+    displacement: torch.Tensor
+    action_scale: torch.Tensor
 
 class Actor(Network):
     """Propose a displacement for every atom."""
     HEADS: dict
     potential: EnergyModel
     gate: Tail
-    def __init__(self, settings: NetworkSettings=...) -> None: ...
+    def __init__(self, settings: NetworkSettings=...) -> None:
+        """settings: architecture and head"""
     def forward(self, graph: AtomGraph) -> torch.Tensor:
-        """Propose the displacement of every atom; needs `graph.forces`.
+        """Propose the displacement of every atom.
 
+        graph: with forces
         returns: (n_atoms, 3) [Å]
         """
-    def move(self, features: torch.Tensor, graph: AtomGraph) -> torch.Tensor:
-        """Apply the head.
-
-        returns: (n_atoms, dim) -> (n_atoms, 3) [Å]
-        """
-    def propose(self, graph: AtomGraph) -> tuple:
+    def propose(self, graph: AtomGraph) -> Proposal:
         """Propose, and tell what the environment gate made of it.
 
         graph: with forces
-        returns: displacement (n_atoms, 3) [Å]; Action Scale (n_graphs,), 1 where there is no gate
         """
     def local_energy(self, graph: AtomGraph) -> LocalEnergy:
-        """Give the learned energy behind a proposal; for the head 'potential'."""
+        """Give the learned energy behind a proposal; for the head 'potential'.
+
+        graph: with forces
+        """
 
 class Critic(Network):
     """Judge a displacement: Q(s, a), one value for each structure."""
     SHARPNESS: float  # epsilon: squared relative error below which moves count as equally good
     tail_mlp: Tail
-    def __init__(self, settings: NetworkSettings=..., copies: tuple=()) -> None: ...
-    def forward(self, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:
-        """Judge `displacement` (n_atoms, 3) [Å] in the state `graph`.
-
-        returns: (n_graphs,), or (copies, n_graphs)
+    def __init__(self, settings: NetworkSettings=..., copies: tuple=()) -> None:
+        """settings: architecture and kind of critic
+        copies: (2,) for twins
         """
-    def distance(self, features: torch.Tensor, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:
-        """Charge for being away from the critic's own best move.
+    def forward(self, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:
+        """Judge a displacement in the state `graph`.
 
-        returns: (n_graphs, copies)
+        graph: with forces
+        displacement: (n_atoms, 3) [Å]
+        returns: (n_graphs,), or (copies, n_graphs)
         """
 
 class TwinCritics(Critic):
     """Two independent critics in one pass."""
-    def __init__(self, settings: NetworkSettings=...) -> None: ...
+    def __init__(self, settings: NetworkSettings=...) -> None:
+        """settings: of both"""
     def first(self, graph: AtomGraph, displacement: torch.Tensor) -> torch.Tensor:
         """Judge by the first critic alone.
 
+        graph: with forces
+        displacement: (n_atoms, 3) [Å]
         returns: (n_graphs,)
         """
-CURES: dict[str, str]
-
-def assert_consistent(actor: Actor, critic: Critic, base: tuple | None=None, seed: int=0) -> None:
-    """Raise AssertionError, with a sentence that says what to change, where the networks break part I of the guide.
-
-    actor: fresh, of this package or your own with the same `forward` and `settings`
-    critic: fresh, single or twins
-    base: (actor, critic) that yours must equal with environment information off
-    seed: of the made-up forces
-    """
 
 class Policy(NamedTuple):
     """An actor, and where it comes from.

@@ -21,7 +21,8 @@ from ase.optimize.basin import BasinHopping
 
 from .learned import find_policy
 from .optimizer import RelaxMany
-from .structures import CountedCalculator, InputError, as_calculator, closest_pair, coordination, random_cluster, scatter
+from .neighbours import closest_pair, coordination
+from .structures import CountedCalculator, InputError, as_calculator, random_cluster, scatter
 
 # %% ../nbs/13b_search.ipynb #13b10007
 def random_start(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 from .structures import CountedCalculator
 __all__ = ['random_start', 'bond_of', 'fingerprint', 'Minimum', 'enter', 'kicked', 'Search', 'search', 'Budgeted', 'OutOfBudget', 'basin_hopping', 'multistart']
 
@@ -15,10 +16,10 @@ def random_start(like: Atoms, rng: np.random.Generator, bond: float=1.0) -> Atom
     bond: length that a cluster is scaled by [Å]
     """
 
-def bond_of(atoms: Atoms, spec: str) -> float:
+def bond_of(atoms: Atoms, given: Calculator | str) -> float:
     """Choose a length to scale clusters by: sigma of a Lennard-Jones calculator, else about two covalent radii.
 
-    spec: calculator
+    given: calculator, or its spec
     returns: [Å]
     """
 
@@ -71,11 +72,11 @@ class Search:
     best: list
     failed: list = ...
 
-def search(like: Atoms, spec: str, policy: str | Path | tuple, budget: int, seed: int=0, batch: int=8, target: float | None=None, fmax: float=0.05, steps: int=60) -> Search:
+def search(like: Atoms, given: Calculator | str, policy: str | Path | tuple, budget: int, seed: int=0, batch: int=8, target: float | None=None, fmax: float=0.05, steps: int=60) -> Search:
     """Look for the lowest minimum.
 
     like: gives elements and, where periodic, the cell
-    spec: calculator
+    given: calculator, or its spec
     policy: as `RelaxMany` takes it
     budget: force evaluations
     batch: starts relaxed together
@@ -94,10 +95,10 @@ class Budgeted(CountedCalculator):
 class OutOfBudget(RuntimeError):
     """The force evaluations are used up."""
 
-def basin_hopping(like: Atoms, spec: str, budget: int, seed: int=0, target: float | None=None, fmax: float=0.05, temperature: float=0.8, width: float=0.36, optimizer: Callable=..., **options) -> Search:
+def basin_hopping(like: Atoms, given: Calculator | str, budget: int, seed: int=0, target: float | None=None, fmax: float=0.05, temperature: float=0.8, width: float=0.36, optimizer: Callable=..., **options) -> Search:
     """Run ASE's basin hopping.
 
-    spec: calculator
+    given: calculator, or its spec
     budget: force evaluations
     temperature: [eV], or epsilon: as Wales and Doye took it
     width: of the displacements, their value too [Å]
@@ -106,10 +107,10 @@ def basin_hopping(like: Atoms, spec: str, budget: int, seed: int=0, target: floa
     returns: with the lowest minimum alone
     """
 
-def multistart(like: Atoms, spec: str, budget: int, seed: int=0, target: float | None=None, fmax: float=0.05, optimizer: Callable=..., **options) -> Search:
+def multistart(like: Atoms, given: Calculator | str, budget: int, seed: int=0, target: float | None=None, fmax: float=0.05, optimizer: Callable=..., **options) -> Search:
     """Relax random starts, one after the other.
 
-    spec: calculator
+    given: calculator, or its spec
     budget: force evaluations
     optimizer: or `RLOptimizer`
     options: of the optimizer

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED',
-           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'has_lattice', 'neighbour_list',
-           'ClosestPair', 'closest_pair', 'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter',
-           'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones',
-           'eam_elements', 'EAM', 'Boxed', 'cold_spec', 'calculator', 'as_calculator', 'runs_code', 'known_elements',
-           'CountedCalculator', 'perturb', 'fixed_mask']
+           'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'check_structure', 'fcc_alloy',
+           'random_elements', 'scatter', 'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load',
+           'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'cold_spec', 'calculator',
+           'as_calculator', 'runs_code', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
 import contextlib, difflib, importlib, inspect, io, itertools, warnings
@@ -16,10 +15,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable
 
 import numpy as np
-import vesin
 from ase import Atoms
 from ase.build import bulk, fcc100, fcc111
 from ase.calculators.calculator import Calculator, all_changes
@@ -27,9 +25,10 @@ from ase.calculators.emt import EMT, parameters as emt_parameters
 from ase.calculators.lj import LennardJones
 from ase.cluster import Icosahedron, Octahedron
 from ase.constraints import FixAtoms
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii, reference_states
+from ase.data import atomic_numbers, chemical_symbols, reference_states
 from ase.io import read
-from ase.neighborlist import primitive_neighbor_list
+
+from .neighbours import closest_pair, has_lattice, neighbour_list
 
 # %% ../nbs/00_structures.ipynb #58ebde19
 class InputError(ValueError):
@@ -54,76 +53,9 @@ def nearest(
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {group + near[0]!r}?" if near else f"; known: {', '.join(known)}."
 
-# %% ../nbs/00_structures.ipynb #7019e777
-def has_lattice(
-    atoms: Atoms,  # structure to look at
-) -> bool:  # whether the periodic lattice vectors are linearly independent
-    "Tell whether every periodic direction of `atoms` has a lattice vector of its own."
-    vectors = np.asarray(atoms.cell)[atoms.pbc]
-    return bool(np.linalg.det(vectors @ vectors.T) > 1e-6) if len(vectors) else True
-
-# %% ../nbs/00_structures.ipynb #aa000002
-def neighbour_list(
-    positions: np.ndarray,  # (n_atoms, 3) [Å]
-    cell: np.ndarray,  # (3, 3) lattice vectors as rows [Å]
-    pbc: np.ndarray,  # (3,) bool
-    cutoff: float,  # search radius [Å]
-    quantities: str = "ijd",  # as ASE names them: i, j, S, D and d
-    full_list: bool = True,  # each pair in both directions
-    sort: bool = False,  # by the first atom
-) -> list:  # an array for each quantity; indices and shifts are signed integers
-    "Find all pairs of atoms within `cutoff`, periodic images included."
-    x, cell, pbc = np.asarray(positions, dtype=float), np.array(cell, dtype=float), np.asarray(pbc)
-    if _sparse(x, pbc, cutoff):
-        found = _ase_list(x, cell, pbc, cutoff, quantities, full_list)
-    else:
-        compiled = vesin.NeighborList(cutoff=float(cutoff), full_list=full_list, sorted=sort)
-        found = compiled.compute(points=x, box=cell, periodic=pbc.tolist(), quantities=quantities)
-    return [a.astype(int) if name in "ijS" else a for name, a in zip(quantities, found)]
-
-def _sparse(x, pbc, cutoff):
-    "Tell whether the space between atoms has many more cells than there are atoms."
-    return len(x) > 0 and np.prod(np.ptp(x, axis=0)[~pbc] / cutoff + 1) > 1000 + 100 * len(x)
-
-def _ase_list(x, cell, pbc, cutoff, quantities, full_list):
-    "Find the pairs with ASE, whose grid is bounded."
-    found = dict(zip("ijSDd", primitive_neighbor_list("ijSDd", pbc, cell, x, float(cutoff))))
-    once = found["i"] < found["j"]
-    for k in range(len(x) if not full_list and pbc.any() else 0):  # images of an atom: one of the two directions
-        own = (found["i"] == k) & (found["j"] == k)
-        once |= own & (found["S"] @ (1e6, 1e3, 1) > 0)
-    return [found[name] if full_list else found[name][once] for name in quantities]
-
-# %% ../nbs/00_structures.ipynb #ac27d8c0
+# %% ../nbs/00_structures.ipynb #ec06777e
 TOO_CLOSE = 0.1  # Å: anything farther apart is a legal start
 
-class ClosestPair(NamedTuple):
-    "The closest pair of atoms, where there is one within the search radius."
-    distance: float  # [Å], infinite where there is none
-    i: int | None  # number of one atom, None where there is none
-    j: int | None  # number of the other, or the same for an atom and its image
-
-def closest_pair(
-    atoms: Atoms,  # structure to search, periodic images included
-    cutoff: float = 1.0,  # search radius [Å]
-) -> ClosestPair:
-    "Find the closest pair of atoms within `cutoff`, an atom and its own image included."
-    i, j, d = neighbour_list(atoms.positions, atoms.cell, atoms.pbc, cutoff, full_list=False)
-    if not len(d): return ClosestPair(np.inf, None, None)
-    k = int(np.argmin(d))
-    return ClosestPair(float(d[k]), int(i[k]), int(j[k]))
-
-# %% ../nbs/00_structures.ipynb #00c00007
-def coordination(
-    atoms: Atoms,  # structure, periodic images included
-) -> np.ndarray:  # (n_atoms,) neighbours, counted smoothly
-    "Count the neighbours of each atom."
-    radii = covalent_radii[atoms.numbers]
-    i, j, d = neighbour_list(atoms.positions, atoms.cell, atoms.pbc, 3.2 * radii.max())
-    x = np.clip((d / (radii[i] + radii[j]) - 1.2) / 0.4, 0, 1)
-    return np.bincount(i, weights=(1 + np.cos(np.pi * x)) / 2, minlength=len(atoms))
-
-# %% ../nbs/00_structures.ipynb #ec06777e
 def check_structure(
     atoms: Atoms,  # structure to check
     name: str = "structure",  # how the message calls it

@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-__all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED', 'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'has_lattice', 'neighbour_list', 'closest_pair', 'coordination', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'cold_spec', 'calculator', 'as_calculator', 'runs_code', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
+__all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED', 'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'cold_spec', 'calculator', 'as_calculator', 'runs_code', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 class InputError(ValueError):
     """Bad input that a person can mend: its message is one sentence that says what is wrong."""
@@ -31,41 +31,7 @@ def nearest(name: str, known: tuple | dict, group: str='') -> str:
     group: before the nearest one, such as "td3."
     returns: the end of a sentence
     """
-
-def has_lattice(atoms: Atoms) -> bool:
-    """Tell whether every periodic direction of `atoms` has a lattice vector of its own.
-
-    atoms: structure to look at
-    returns: whether the periodic lattice vectors are there and independent
-    """
-
-def neighbour_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, quantities: str='ijd', full_list: bool=True, sort: bool=False) -> list:
-    """Find all pairs of atoms within `cutoff`, periodic images included.
-
-    positions: (n_atoms, 3) [Å]
-    cell: (3, 3) lattice vectors as rows [Å]
-    pbc: (3,) bool
-    cutoff: search radius [Å]
-    quantities: as ASE names them: i, j, S, D and d
-    full_list: each pair in both directions
-    sort: by the first atom
-    returns: an array for each quantity; indices and shifts are signed integers
-    """
 TOO_CLOSE: float  # Å: anything farther apart is a legal start
-
-def closest_pair(atoms: Atoms, cutoff: float=1.0) -> tuple:
-    """Find the closest pair of atoms within `cutoff`, an atom and its own image included.
-
-    atoms: structure to search, periodic images included
-    cutoff: search radius [Å]
-    returns: (distance [Å], i, j), distance infinite where no pair is within `cutoff`
-    """
-
-def coordination(atoms: Atoms) -> np.ndarray:
-    """Count the neighbours of each atom.
-
-    returns: (n_atoms,) neighbours, counted smoothly
-    """
 
 def check_structure(atoms: Atoms, name: str='structure', elements: set | None=None) -> Atoms:
     """Return `atoms`, or raise `InputError` where they cannot be relaxed.
@@ -79,16 +45,16 @@ FCC_METALS: tuple[str, ...]  # the metals that EMT describes well
 HELD_OUT_PAIRS: tuple[tuple[str, ...], ...]  # never in training
 TRAINING_PAIRS: tuple
 
-def fcc_alloy(pair: tuple, repeat: tuple=(1, 1, 1), rng: np.random.Generator | None=None) -> Atoms:
+def fcc_alloy(pair: tuple[str, str], repeat: tuple[int, int, int]=(1, 1, 1), rng: np.random.Generator | None=None) -> Atoms:
     """Build a face-centred cubic cell of two metals.
 
-    pair: two elements
+    pair: chemical symbols of the two metals
     repeat: conventional cells along each axis; 4 atoms a cell
     rng: random decoration; None: alternating layers (L1_0)
     returns: periodic cell, lattice constant interpolated between the elements (Vegard)
     """
 
-def random_elements(rng: np.random.Generator) -> list:
+def random_elements(rng: np.random.Generator) -> list[str]:
     """Draw elements of which no pair is held out.
 
     returns: two or three chemical symbols
@@ -101,17 +67,18 @@ def scatter(atoms: Atoms, closest: float, rng: np.random.Generator) -> None:
     closest: smallest distance of two atoms, as a share of the ideal bond length
     """
 
-def random_alloy(kind: str, rng: np.random.Generator, elements: list | None=None) -> Atoms:
+def random_alloy(kind: str, rng: np.random.Generator, elements: list[str] | None=None) -> Atoms:
     """Build a small random alloy of fcc metals.
 
     kind: "bulk", "vacancy", "slab" or "scattered"
-    elements: None: drawn, no held-out pair among them
+    elements: chemical symbols; None: drawn, no held-out pair among them
     returns: 4 to 16 atoms
     """
 
 def random_cluster(n_atoms: int, rng: np.random.Generator) -> Atoms:
     """Put atoms into a ball at random, none closer than 0.85 sigma, which grows until they fit.
 
+    n_atoms: in the cluster
     returns: "Ar" atoms, sigma = 1, without a cell
     """
 
@@ -130,7 +97,10 @@ KINDS: Any  # shares of the random alloys
 NAMED_SYSTEMS: dict
 
 def printable(name: str) -> str:
-    """Write control characters of a name as codes, so that it stays on its line in tables and messages."""
+    """Write control characters of a name as codes, so that it stays on its line in tables and messages.
+
+    name: of a file, for example
+    """
 
 def load(*sources: str | Path, check: bool=True) -> list[Atoms]:
     """Read structures from files and built-in systems, in the order given.
@@ -144,31 +114,36 @@ class CompiledEMT(EMT):
     """ASE's EMT with compiled neighbours; forces depend on nothing but the positions."""
     def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
         """Compute energy [eV], forces [eV/Å] and, for full periodicity, stress."""
-    def initialize(self, atoms) -> None: ...
+    def initialize(self, atoms) -> None:
+        """Look up the parameters of the elements, and take compiled neighbours."""
 
 class FullLennardJones(LennardJones):
     """ASE's Lennard-Jones, untruncated and unshifted for clusters; cut at 3 sigma where periodic, unless `rc` is given."""
-    def calculate(self, atoms=None, properties=None, system_changes=...) -> None: ...
-    def __init__(self, **parameters) -> None: ...
+    def __init__(self, **parameters) -> None:
+        """parameters: of ASE's calculator: epsilon [eV], sigma [Å], rc [Å]"""
+    def calculate(self, atoms=None, properties=None, system_changes=...) -> None:
+        """Compute energy [eV], forces [eV/Å] and stress, with a cutoff that no pair of a cluster reaches."""
 EAM_TOLERANCE: float  # eV and eV/Å: how far the compiled calculator may be from ASE's
 
-def eam_elements(path: str) -> tuple:
+def eam_elements(path: str) -> tuple[str, ...]:
     """Read the elements of an embedded-atom potential from its header.
 
     path: file in `eam/alloy` (setfl) or `eam/fs` format
-    returns: chemical symbols the potential describes
+    returns: chemical symbols that the potential describes
     """
 
 class EAM(Calculator):
     """Embedded-atom potential that takes, for each structure, the file with the fewest elements that covers it."""
     implemented_properties: list[str]
     files: Any
-    def __init__(self, *paths: str) -> None: ...
+    def __init__(self, *paths: str) -> None:
+        """paths: files in `eam/alloy` or `eam/fs` format"""
     def path(self, atoms: Atoms) -> str:
         """Choose the file for `atoms`."""
     def agrees(self, path: str, atoms: Atoms) -> bool:
         """Compare the compiled calculator with ASE's, once a file, on the first structure it meets."""
-    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None: ...
+    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
+        """Compute energy [eV], forces [eV/Å] and whatever else is asked for."""
 
 class Boxed(Calculator):
     """Put what is not periodic into a box, for calculators that need a cell."""
@@ -177,13 +152,19 @@ class Boxed(Calculator):
     vacuum: float
     boxed: bool
     def __init__(self, inner: Calculator, vacuum: float=10.0) -> None:
-        """vacuum: on each side [Å]"""
-    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None: ...
-PACKAGED: dict  # name -> function, extra
+        """inner: that needs a cell
+        vacuum: on each side [Å]
+        """
+    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
+        """Compute energy [eV], forces [eV/Å] and, where it is asked for, stress."""
+PACKAGED: dict
 CALCULATORS: tuple[str, ...]
 
 def cold_spec(spec: str) -> str:
-    """Take off `warm:`, which asks that the calculator may begin with what it remembers, such as a density."""
+    """Remove `warm:`, which lets a calculator begin with what it remembers, such as a density.
+
+    spec: calculator spec
+    """
 
 def calculator(spec: str) -> Calculator:
     """Make the calculator that `spec` names.
@@ -193,7 +174,10 @@ def calculator(spec: str) -> Calculator:
     """
 
 def as_calculator(given: Calculator | str) -> Calculator:
-    """Take a calculator as it is, and make one of a spec."""
+    """Return a calculator as it is, and make one of a spec.
+
+    given: a calculator, or a spec
+    """
 
 def runs_code(spec: str) -> bool:
     """Tell whether making a calculator may execute code that did not come with a package.
@@ -214,8 +198,10 @@ class CountedCalculator(Calculator):
     inner: Calculator
     evaluations: Any
     first: dict[Any, Any]
-    def __init__(self, inner: Calculator) -> None: ...
-    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None: ...
+    def __init__(self, inner: Calculator) -> None:
+        """inner: that does the work"""
+    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
+        """Compute energy [eV], forces [eV/Å] and stress, and count an evaluation unless only the stress is new."""
 PERTURBATIONS: tuple[str, ...]
 
 def perturb(atoms: Atoms, amplitude: float=0.3, seed: int | np.random.Generator=0, kind: str='uniform') -> Atoms:

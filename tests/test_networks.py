@@ -12,8 +12,8 @@ from e3nn import o3
 from atomrl_nb.convolutions import arrange
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.hessian import saddle_free_step
-from atomrl_nb.networks import (REFERENCE, Actor, Critic, Network, NetworkSettings, PlainNetwork, TwinCritics,
-                                assert_consistent)
+from atomrl_nb.consistency import assert_consistent
+from atomrl_nb.networks import REFERENCE, Actor, Critic, Network, NetworkSettings, PlainNetwork, TwinCritics
 from atomrl_nb.reference import from_reference, load_reference_checkpoint
 from atomrl_nb.planning import PlanSettings, plan
 from atomrl_nb.potential import EnergyModel, Moved

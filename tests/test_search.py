@@ -6,7 +6,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from atomrl_nb.search import Minimum, basin_hopping, enter, fingerprint, kicked, multistart, random_start, search
-from atomrl_nb.structures import closest_pair, load, perturb
+from atomrl_nb.neighbours import closest_pair
+from atomrl_nb.structures import load, perturb
 
 LJ7 = Atoms("Ar7", np.zeros((7, 3)))
 

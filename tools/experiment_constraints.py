@@ -13,7 +13,8 @@ from atomrl_nb.environment import Environment, EnvironmentSettings
 from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.expert import ExpertSettings
 from atomrl_nb.networks import NetworkSettings
-from atomrl_nb.structures import calculator, closest_pair, load, perturb
+from atomrl_nb.neighbours import closest_pair
+from atomrl_nb.structures import calculator, load, perturb
 from atomrl_nb.td3 import TD3Settings
 from atomrl_nb.settings import Settings
 from atomrl_nb.learner import Trainer

@@ -26,13 +26,14 @@ class Hessian:
 @patch
 def matvec(
     self: Hessian,
-    x: torch.Tensor,  # (n_atoms, 3) [Å]
+    x: torch.Tensor,  # (n_atoms, 3) displacement [Å]
 ) -> torch.Tensor:  # (n_atoms, 3) [eV/Å]
-    "Multiply a displacement; linear in the number of pairs."
+    "Multiply a displacement, in time linear in the number of pairs."
     src, dst = self.graph.pair_index
     stretch = x[src] - x[dst]
     out = torch.zeros_like(x).index_add(0, dst, -torch.einsum("pab,pb->pa", self.springs, stretch))
-    load = torch.zeros_like(self.curvature).index_add(0, dst, torch.einsum("pma,pa->pm", self.levers, stretch)) * self.curvature
+    turned = torch.einsum("pma,pa->pm", self.levers, stretch)
+    load = torch.zeros_like(self.curvature).index_add(0, dst, turned) * self.curvature  # (n_atoms, n_terms)
     pull = torch.einsum("pm,pma->pa", load[dst], self.levers)
     return out.index_add(0, src, pull).index_add(0, dst, -pull)
 
@@ -40,14 +41,16 @@ def matvec(
 @patch
 def dense(self: Hessian) -> torch.Tensor:  # (n_graphs, 3 N, 3 N) [eV/Å²], N atoms of the largest structure
     "Write out the matrices; rows and columns of atoms that are not there are zero."
-    g, m, (row, size) = self.graph, self.levers.shape[1], padded_rows(self.graph)
-    (src, dst), zeros, n = g.pair_index, self.springs.new_zeros, g.n_graphs
-    across, itself = row[dst] * size + row[src] % size, row[dst] * size + row[dst] % size
+    n, m, zeros = self.graph.n_graphs, self.levers.shape[1], self.springs.new_zeros
+    (src, dst), (row, size) = self.graph.pair_index, padded_rows(self.graph)
+    across = row[dst] * size + row[src] % size  # place of each pair in the matrices of atoms (n, size, size)
+    itself = row[dst] * size + row[dst] % size  # and of its destination, on the diagonal
     springs = zeros(n * size**2, 3, 3).index_add(0, across, -self.springs).index_add(0, itself, self.springs)
+    springs = springs.view(n, size, size, 3, 3).transpose(2, 3).reshape(n, 3 * size, 3 * size)
     levers = zeros(n * size**2, m, 3).index_add(0, across, self.levers).index_add(0, itself, -self.levers)
     levers = levers.view(n, size, size, m, 3).transpose(2, 3).reshape(n, size * m, size * 3)
     curvature = zeros(n * size, m).index_copy(0, row, self.curvature).view(n, size * m, 1)
-    return springs.view(n, size, size, 3, 3).transpose(2, 3).reshape(n, 3 * size, 3 * size) + levers.mT @ (curvature * levers)
+    return springs + levers.mT @ (curvature * levers)
 
 # %% ../nbs/01b_hessian.ipynb #1ab0c045
 class _SaddleFree(torch.autograd.Function):
@@ -63,43 +66,70 @@ class _SaddleFree(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         w, v, s, t = ctx.saved_tensors
-        u, pair = (v.mT @ grad[..., None])[..., 0], lambda x: (x[:, :, None], x[:, None])
-        (wa, wb), (sa, sb) = pair(w), pair(s)
-        inner = u[:, :, None] * t[:, None] * -(wa + wb) / (sa * sb * (sa + sb))
-        return v @ (inner + inner.mT) @ v.mT / 2, (v @ (u / s)[..., None])[..., 0], None
+        u = (v.mT @ grad[..., None])[..., 0]
+        wa, wb, sa, sb = w[:, :, None], w[:, None], s[:, :, None], s[:, None]  # of both modes of a pair
+        inner = u[:, :, None] * t[:, None] * -(wa + wb) / (sa * sb * (sa + sb))  # divided differences
+        for_hessian = v @ (inner + inner.mT) @ v.mT / 2
+        for_forces = (v @ (u / s)[..., None])[..., 0]
+        return for_hessian, for_forces, None
 
 # %% ../nbs/01b_hessian.ipynb #1ab0c048
-DENSE_PRODUCTS = 160  # atoms: up to here a matrix is written out for its products
+def _krylov(times, start, iterations):
+    "Build an orthonormal basis (n_graphs, 3 size, iterations) of a Krylov space, and the tridiagonal matrix in it."
+    basis, alphas, betas = [start], [], []
+    for _ in range(iterations):
+        r, known = times(basis[-1]), torch.stack(basis, 1)
+        alphas.append((basis[-1] * r).sum(1))
+        for _ in range(2):  # twice: orthogonal to all before it, to rounding
+            r = r - (known.mT @ (known @ r[..., None]))[..., 0]
+        beta = (r**2).sum(1).clamp(min=1e-30).sqrt()
+        live, zero = beta > 1e-6 * alphas[0].abs().clamp(min=1e-3), torch.zeros_like(beta)  # live: not yet full
+        betas.append(torch.where(live, beta, zero))
+        basis.append(r * torch.where(live, 1 / beta, zero)[:, None])
+    diagonal, beside = torch.stack(alphas, 1), torch.stack(betas[:-1], 1)
+    matrix = torch.diag_embed(diagonal) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
+    return torch.stack(basis[:-1], 2), matrix
 
+def _padded(x, graph, row, size):
+    "Lay vectors of atoms (n_atoms, 3) out as one row for each structure (n_graphs, 3 size), zero where no atom is."
+    return x.new_zeros(graph.n_graphs * size, 3).index_copy(0, row, x).view(graph.n_graphs, -1)
+
+# %% ../nbs/01b_hessian.ipynb #1b0a0001
 def lanczos(
     hessian: Hessian,
     forces: torch.Tensor,  # (n_atoms, 3) [eV/Å], zero where an atom is fixed
-    eps: float,  # [eV/Å²]
-    iterations: int,
-    free: torch.Tensor,  # (n_atoms, 1) 1 where an atom may move
-    matrix: torch.Tensor | None = None,  # the Hessian written out, where that is at hand
+    eps: float,  # curvatures below this count as this [eV/Å²]
+    iterations: int,  # products with the Hessian
+    free: torch.Tensor,  # (n_atoms, 1) 1 where an atom may move, 0 where it is fixed
+    matrix: torch.Tensor | None = None,  # (n_graphs, 3 size, 3 size) Hessian written out; None: it multiplies in parts
 ) -> torch.Tensor:  # (n_atoms, 3) [Å]
     "Apply (H² + eps²)^(-1/2) to forces in their Krylov space."
-    g, (row, size) = hessian.graph, padded_rows(hessian.graph)
-    table = lambda x: x.new_zeros(g.n_graphs * size, 3).index_copy(0, row, x).view(g.n_graphs, -1)
-    held, start = table(free.expand(-1, 3)), table(forces)
-    times = (lambda q: table(hessian.matvec(q.view(-1, 3)[row]))) if matrix is None else (lambda q: (matrix @ q[..., None])[..., 0])
+    graph, (row, size) = hessian.graph, padded_rows(hessian.graph)
+    mask, start = _padded(free.expand(-1, 3), graph, row, size), _padded(forces, graph, row, size)
+    def times(q):
+        if matrix is not None: return mask * (matrix @ q[..., None])[..., 0]
+        return mask * _padded(hessian.matvec(q.view(-1, 3)[row]), graph, row, size)
     norm = (start**2).sum(1).clamp(min=1e-30).sqrt()
-    basis, alphas, betas = [start / norm[:, None]], [], []
-    for _ in range(iterations):
-        r, known = held * times(basis[-1]), torch.stack(basis, 1)
-        alphas.append((basis[-1] * r).sum(1))
-        for _ in range(2): r = r - (known.mT @ (known @ r[..., None]))[..., 0]  # orthogonal to all before it, to rounding
-        beta = (r**2).sum(1).clamp(min=1e-30).sqrt()
-        live = beta > 1e-6 * alphas[0].abs().clamp(min=1e-3)  # the Krylov space is not yet full
-        betas.append(torch.where(live, beta, torch.zeros_like(beta)))
-        basis.append(r * torch.where(live, 1 / beta, torch.zeros_like(beta))[:, None])
-    t = torch.diag_embed(torch.stack(alphas, 1)) + torch.diag_embed(torch.stack(betas[:-1], 1), 1) + torch.diag_embed(torch.stack(betas[:-1], 1), -1)
-    first = torch.zeros_like(t[:, 0]).index_fill(1, torch.tensor(0, device=t.device), 1.0)
-    weights = _SaddleFree.apply(t, first, eps) * norm[:, None]
-    return (torch.stack(basis[:-1], 2) @ weights[..., None]).view(-1, 3)[row]
+    basis, inner = _krylov(times, start / norm[:, None], iterations)
+    first = torch.zeros_like(inner[:, 0]).index_fill(1, torch.tensor(0, device=inner.device), 1.0)  # the force itself
+    weights = _SaddleFree.apply(inner, first, eps) * norm[:, None]
+    return (basis @ weights[..., None]).view(-1, 3)[row]
 
 # %% ../nbs/01b_hessian.ipynb #1bb00030
+def _by_eigenvectors(hessian, eps, free):
+    "Make the function that steps along forces, by eigenvectors of the matrices written out."
+    graph, (row, size) = hessian.graph, padded_rows(hessian.graph)
+    mask = _padded(free.expand(-1, 3), graph, row, size)
+    matrix = hessian.dense() * mask[:, None] * mask[:, :, None] + torch.diag_embed(1 - mask)
+    def table(forces): return _padded(forces * free, graph, row, size)
+    if matrix.requires_grad: return lambda forces: _SaddleFree.apply(matrix, table(forces), eps).view(-1, 3)[row]
+    w, v = torch.linalg.eigh(matrix)
+    inverse = (v / (w**2 + eps**2).sqrt()[:, None]) @ v.mT
+    return lambda forces: (inverse @ table(forces)[..., None]).view(-1, 3)[row]
+
+# %% ../nbs/01b_hessian.ipynb #1b0a0002
+DENSE_PRODUCTS = 160  # atoms: up to here a matrix is written out for its products
+
 def saddle_free_operator(
     hessian: Hessian,
     eps: float = 0.3,  # curvatures below this count as this [eV/Å²]
@@ -107,19 +137,12 @@ def saddle_free_operator(
     iterations: int = 40,  # of Lanczos, for larger ones
 ) -> Callable:  # forces (n_atoms, 3) [eV/Å] -> step (n_atoms, 3) [Å]
     "Make the function that steps along forces, each mode by the size of its curvature."
-    g = hessian.graph
-    free, (row, size) = torch.ones_like(g.batch, dtype=torch.bool) if g.fixed is None else ~g.fixed, padded_rows(g)
-    held = free[:, None].to(hessian.springs.dtype)
-    if size > dense_atoms:
-        whole = hessian.dense() if size <= DENSE_PRODUCTS else None
-        return lambda forces: lanczos(hessian, forces * held, eps, iterations, held, whole)
-    mask = held.new_zeros(g.n_graphs * size).index_copy(0, row, held[:, 0]).view(g.n_graphs, -1).repeat_interleave(3, dim=1)
-    matrix = hessian.dense() * mask[:, None] * mask[:, :, None] + torch.diag_embed(1 - mask)
-    table = lambda forces: held.new_zeros(g.n_graphs * size, 3).index_copy(0, row, forces * held).view(g.n_graphs, -1)
-    if matrix.requires_grad: return lambda forces: _SaddleFree.apply(matrix, table(forces), eps).view(-1, 3)[row]
-    w, v = torch.linalg.eigh(matrix)
-    inverse = (v / (w**2 + eps**2).sqrt()[:, None]) @ v.mT
-    return lambda forces: (inverse @ table(forces)[..., None]).view(-1, 3)[row]
+    graph, largest = hessian.graph, int(hessian.graph.sizes.max())
+    movable = torch.ones_like(graph.batch, dtype=torch.bool) if graph.fixed is None else ~graph.fixed
+    free = movable[:, None].to(hessian.springs.dtype)
+    if largest <= dense_atoms: return _by_eigenvectors(hessian, eps, free)
+    matrix = hessian.dense() if largest <= DENSE_PRODUCTS else None
+    return lambda forces: lanczos(hessian, forces * free, eps, iterations, free, matrix)
 
 def saddle_free_step(
     hessian: Hessian,
@@ -132,22 +155,23 @@ def saddle_free_step(
 # %% ../nbs/01b_hessian.ipynb #1bb00023
 def translation_free(
     displacement: torch.Tensor,  # (n_atoms, ..., 3) [Å]
-    graph: AtomGraph,
+    graph: AtomGraph,  # whose atoms may be fixed
 ) -> torch.Tensor:  # (n_atoms, ..., 3) [Å]
     "Hold fixed atoms, and remove the mean move where no atom is fixed."
     fixed = graph.fixed
     if fixed is None: return displacement - graph.mean(displacement)[graph.batch]
-    over = lambda x: x.view(-1, *[1] * (displacement.dim() - 1))
-    anchored = graph.max(fixed.to(displacement.dtype)) > 0
-    drift = graph.mean(displacement).masked_fill(over(anchored), 0.0)
+    def over(x): return x.view(-1, *[1] * (displacement.dim() - 1))
+    has_fixed = graph.max(fixed.to(displacement.dtype)) > 0
+    drift = graph.mean(displacement).masked_fill(over(has_fixed), 0.0)
     return (displacement - drift[graph.batch]).masked_fill(over(fixed), 0.0)
 
 def capped(
     displacement: torch.Tensor,  # (n_atoms, ..., 3) [Å]
-    graph: AtomGraph,
+    graph: AtomGraph,  # one or many structures
     largest: float | torch.Tensor,  # for all structures, or for each (n_graphs,) [Å]
 ) -> torch.Tensor:  # (n_atoms, ..., 3) [Å]
     "Scale each structure's move so that no atom moves farther than `largest`."
     largest = torch.as_tensor(largest, dtype=displacement.dtype).view(-1, *[1] * (displacement.dim() - 2))
     longest = graph.max((displacement.square().sum(-1) + 1e-30).sqrt())
-    return displacement * (largest / torch.maximum(longest, largest))[graph.batch][..., None]
+    share = largest / torch.maximum(longest, largest)
+    return displacement * share[graph.batch][..., None]

@@ -34,7 +34,8 @@ def read_frames(
         if not Path(source).is_file(): raise InputError(f"There is no trajectory {str(source)!r}.")
         source = read(source, ":")
     frames = [source] if isinstance(source, Atoms) else list(source)
-    if not frames or not all(isinstance(a, Atoms) and len(a) for a in frames): raise InputError("There is nothing to show: give atoms, or a list of them.")
+    if not frames or not all(isinstance(a, Atoms) and len(a) for a in frames):
+        raise InputError("There is nothing to show: give atoms, or a list of them.")
     for k, atoms in enumerate(frames):
         if not np.array_equal(atoms.numbers, frames[0].numbers):
             raise InputError(f"Frame {k} holds other atoms than frame 0: show one structure at a time.")
@@ -42,7 +43,7 @@ def read_frames(
 
 # %% ../nbs/11_view.ipynb #b1000009
 def known_forces(
-    atoms: Atoms,
+    atoms: Atoms,  # a frame, with or without calculator
 ) -> np.ndarray | None:  # (n_atoms, 3) [eV/Å], zero on fixed atoms; None where they would have to be computed
     "Look up the forces that the calculator of a frame holds."
     if atoms.calc is None or atoms.calc.calculation_required(atoms, ["forces"]): return None
@@ -61,25 +62,26 @@ def moves(
 
 # %% ../nbs/11_view.ipynb #b1000013
 def usual_r0(
-    atoms: Atoms,
+    atoms: Atoms,  # structure, in Å or in units of sigma
     share: float = 0.6,  # of the usual distance
-    reach: float = 8.0,  # neighbours are looked for within this distance [Å]
+    cutoff: float = 8.0,  # neighbours are looked for within this distance [Å]
 ) -> float:  # [Å]
-    "Take a share of the median distance of an atom to its nearest neighbour; works for metals and Lennard-Jones units alike."
-    (first, _), apart = neighbours(atoms.positions, atoms.cell, atoms.pbc, reach)
+    "Take a share of the median distance of an atom to its nearest neighbour."
+    (first, _), apart = neighbours(atoms.positions, atoms.cell, atoms.pbc, cutoff)
     nearest = np.full(len(atoms), np.inf)
     np.minimum.at(nearest, first, np.linalg.norm(apart, axis=1))
     return share * float(np.median(nearest)) if np.isfinite(np.median(nearest)) else TOO_CLOSE
 
 def offending_pairs(
-    atoms: Atoms,
+    atoms: Atoms,  # before the move
     move: np.ndarray | None,  # (n_atoms, 3) as proposed [Å]; None: look at the present positions alone
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
 ) -> np.ndarray:  # (n_pairs, 2, 3) both ends, the second at the image that is near [Å]
     "Find the pairs that are too close, or would be on the way."
     tensor = lambda x: torch.as_tensor(np.array(x), dtype=torch.float64)
-    graph = AtomGraph(positions=tensor(atoms.positions), numbers=torch.as_tensor(atoms.numbers), cell=tensor(atoms.cell)[None],
-                      pbc=torch.as_tensor(atoms.pbc)[None], batch=torch.zeros(len(atoms), dtype=torch.int64))
+    graph = AtomGraph(positions=tensor(atoms.positions), numbers=torch.as_tensor(atoms.numbers),
+                      cell=tensor(atoms.cell)[None], pbc=torch.as_tensor(atoms.pbc)[None],
+                      batch=torch.zeros(len(atoms), dtype=torch.int64))
     move = tensor(np.zeros_like(atoms.positions) if move is None else move)
     index, apart = candidate_pairs(graph, move, r0)
     distance = pair_r0(graph, index, r0)
@@ -119,21 +121,32 @@ def draw_frame(
 ) -> Frame:
     "Work out what is drawn of frame `k`."
     atoms, vectors = frames[k], arrow_vectors(frames, k)
-    pairs = offending_pairs(atoms, vectors.get("displacement_pred"), r0)
-    changed = np.zeros(len(atoms), bool)
-    if atoms.info.get("a_back", 0) > 0 and set(ARROWS[1:]) <= vectors.keys(): changed = np.abs(vectors["displacement"] - vectors["displacement_pred"]).max(axis=1) > 1e-6
-    norms = np.linalg.norm(vectors["force"], axis=1) if "force" in vectors else None
-    arrows = {kind: scales[kind] * vector for kind, vector in vectors.items()}
-    return Frame(atoms.positions.copy(), np.array(atoms.cell) if atoms.pbc.any() else None, norms, arrows, np.flatnonzero(changed), pairs)
+    return Frame(
+        positions=atoms.positions.copy(),
+        cell=np.array(atoms.cell) if atoms.pbc.any() else None,
+        norms=np.linalg.norm(vectors["force"], axis=1) if "force" in vectors else None,
+        arrows={kind: scales[kind] * vector for kind, vector in vectors.items()},
+        corrected=_corrected(atoms, vectors),
+        pairs=offending_pairs(atoms, vectors.get("displacement_pred"), r0))
+
+def _corrected(atoms, vectors):
+    "Find the atoms whose move the environment changed."
+    if not atoms.info.get("a_back", 0) > 0 or not {"displacement", "displacement_pred"} <= vectors.keys():
+        return np.zeros(0, dtype=int)
+    change = np.abs(vectors["displacement"] - vectors["displacement_pred"]).max(axis=1)
+    return np.flatnonzero(change > 1e-6)
 
 # %% ../nbs/11_view.ipynb #b1000020
-def _numbers(array): return (np.round(array, 3) + 0.0).ravel().tolist()  # + 0.0: no -0.0
+def _numbers(array):
+    "List numbers to 0.001, without -0.0."
+    return (np.round(array, 3) + 0.0).ravel().tolist()
 
 def frame_data(
-    frame: Frame,
+    frame: Frame,  # that `draw_frame` made
 ) -> dict:  # plain numbers, to 0.001 Å
     "Write one frame for the browser."
-    data = dict(positions=_numbers(frame.positions), arrows={kind: _numbers(frame.arrows[kind]) for kind in ARROWS if kind in frame.arrows})
+    arrows = {kind: _numbers(frame.arrows[kind]) for kind in ARROWS if kind in frame.arrows}
+    data: dict = dict(positions=_numbers(frame.positions), arrows=arrows)
     if frame.cell is not None: data["cell"] = _numbers(frame.cell)
     if frame.norms is not None: data |= dict(norms=_numbers(frame.norms), fmax=float(f"{frame.norms.max():.3g}"))
     if len(frame.corrected): data["corrected"] = frame.corrected.tolist()
@@ -141,21 +154,26 @@ def frame_data(
     return data
 
 def atoms_data(
-    atoms: Atoms,
-) -> dict:  # what is the same in all frames
+    atoms: Atoms,  # any frame
+) -> dict:  # `names`, `radii` [Å] and `colors`, the same in all frames
     "Write names, radii and colours of the atoms for the browser."
-    return dict(names=[f"{s} {i}" for i, s in enumerate(atoms.symbols)], radii=_numbers(0.3 * covalent_radii[atoms.numbers]),
-                colors=[_numbers(c) for c in jmol_colors[atoms.numbers]])
+    return dict(names=[f"{symbol} {i}" for i, symbol in enumerate(atoms.symbols)],
+                radii=_numbers(0.3 * covalent_radii[atoms.numbers]),
+                colors=[_numbers(color) for color in jmol_colors[atoms.numbers]])
 
 # %% ../nbs/11_view.ipynb #b1000023
 DRAW = r"""
-const atomrl = {arrowColors: {force: [0.84, 0.15, 0.16], displacement: [0.12, 0.47, 0.71], displacement_pred: [0.58, 0.40, 0.74]}};
-const at = (flat, i) => flat.slice(3 * i, 3 * i + 3), plus = (...vectors) => [0, 1, 2].map(c => vectors.reduce((sum, v) => sum + v[c], 0));
+const atomrl = {arrowColors: {
+  force: [0.84, 0.15, 0.16], displacement: [0.12, 0.47, 0.71], displacement_pred: [0.58, 0.40, 0.74],
+}};
+const at = (flat, i) => flat.slice(3 * i, 3 * i + 3);
+const plus = (...vectors) => [0, 1, 2].map(c => vectors.reduce((sum, v) => sum + v[c], 0));
 
 atomrl.color = (scene, atoms, frame, i, by) => {
   if (by === "corrected") return (frame.corrected || []).includes(i) ? [1, 0.5, 0] : [0.8, 0.8, 0.8];
   if (by !== "force" || !frame.norms) return at(atoms.colors[i], 0);
-  const [low, high] = scene.force_range, x = 2 * Math.min(1, Math.log(Math.max(frame.norms[i], low) / low) / Math.log(high / low));
+  const [low, high] = scene.force_range;
+  const x = 2 * Math.min(1, Math.log(Math.max(frame.norms[i], low) / low) / Math.log(high / low));
   const [a, b] = x < 1 ? [[0.23, 0.3, 0.75], [0.87, 0.87, 0.87]] : [[0.87, 0.87, 0.87], [0.71, 0.02, 0.15]];
   return a.map((from, c) => from + (b[c] - from) * (x < 1 ? x : x - 1));
 };
@@ -163,14 +181,19 @@ atomrl.color = (scene, atoms, frame, i, by) => {
 atomrl.shape = (NGL, scene, atoms, frame, look, kinds) => {
   const shape = new NGL.Shape("frame", {sphereDetail: 2, radialSegments: 16});
   const line = (a, b, color, radius, name) => shape.addCylinder(a, b, color, radius, name);
-  atoms.names.forEach((name, i) => shape.addSphere(at(frame.positions, i), atomrl.color(scene, atoms, frame, i, look.color), atoms.radii[i],
-                                                   name + (frame.norms ? `: ${frame.norms[i]} eV/Å` : "")));
+  atoms.names.forEach((name, i) => {
+    const label = name + (frame.norms ? `: ${frame.norms[i]} eV/Å` : "");
+    const color = atomrl.color(scene, atoms, frame, i, look.color);
+    shape.addSphere(at(frame.positions, i), color, atoms.radii[i], label);
+  });
   for (const kind of kinds) for (let i = 0; frame.arrows[kind] && i < atoms.names.length; i++) {
     const from = at(frame.positions, i), vector = at(frame.arrows[kind], i), length = Math.hypot(...vector);
-    if (length > 0.005) shape.addArrow(from, plus(from, vector), atomrl.arrowColors[kind], Math.min(0.09, length / 5), `${kind} of ${atoms.names[i]}`);
+    const label = `${kind} of ${atoms.names[i]}`, radius = Math.min(0.09, length / 5);
+    if (length > 0.005) shape.addArrow(from, plus(from, vector), atomrl.arrowColors[kind], radius, label);
   }
   if (look.cell && frame.cell) for (const axis of [0, 1, 2]) for (const corner of [0, 1, 2, 3]) {
-    const from = [0, 1, 2].filter(other => other !== axis).map((other, k) => corner >> k & 1 ? at(frame.cell, other) : [0, 0, 0]);
+    const others = [0, 1, 2].filter(other => other !== axis);
+    const from = others.map((other, k) => corner >> k & 1 ? at(frame.cell, other) : [0, 0, 0]);
     line(plus(...from), plus(...from, at(frame.cell, axis)), [0.5, 0.5, 0.5], 0.03, "cell");
   }
   for (const ends of frame.pairs || []) line(at(ends, 0), at(ends, 1), [1, 0, 0.6], 0.05, "closer than r0");
@@ -181,40 +204,57 @@ atomrl.shape = (NGL, scene, atoms, frame, look, kinds) => {
 # %% ../nbs/11_view.ipynb #b1000025
 CURVES = r"""
 atomrl.curves = (scene, length) => {
-  const colors = ["#1f77b4", "#ff7f0e"], all = scene.trajectories.flatMap(t => t.frames.map(f => f.fmax)).filter(f => f > 0);
-  const top = Math.ceil(Math.log10(Math.max(...all))), low = Math.min(Math.floor(Math.log10(Math.min(...all))), top - 1);
-  const x = k => 60 + 560 * k / Math.max(1, length - 1), y = f => 10 + 110 * (top - Math.log10(Math.max(f, 10 ** low))) / (top - low);
+  const colors = ["#1f77b4", "#ff7f0e"];
+  const all = scene.trajectories.flatMap(t => t.frames.map(f => f.fmax)).filter(f => f > 0);
+  const top = Math.ceil(Math.log10(Math.max(...all)));
+  const low = Math.min(Math.floor(Math.log10(Math.min(...all))), top - 1);
+  const x = k => 60 + 560 * k / Math.max(1, length - 1);
+  const y = f => 10 + 110 * (top - Math.log10(Math.max(f, 10 ** low))) / (top - low);
+  const middle = `text-anchor="middle"`;
   let svg = "";
-  for (let e = low; e <= top; e++) svg += `<line x1="60" x2="620" y1="${y(10 ** e)}" y2="${y(10 ** e)}" stroke="#ddd"/>` +
-    `<text x="54" y="${y(10 ** e) + 4}" text-anchor="end">${e < 0 ? (10 ** e).toFixed(-e) : 10 ** e}</text>`;
-  for (let k = 0; k < length; k += Math.ceil(length / 10)) svg += `<text x="${x(k)}" y="136" text-anchor="middle">${k}</text>`;
-  svg += `<text x="340" y="152" text-anchor="middle">frame</text><text transform="translate(12 65) rotate(-90)" text-anchor="middle">fmax [eV/Å]</text>`;
+  for (let e = low; e <= top; e++) {
+    const height = y(10 ** e), label = e < 0 ? (10 ** e).toFixed(-e) : 10 ** e;
+    svg += `<line x1="60" x2="620" y1="${height}" y2="${height}" stroke="#ddd"/>`;
+    svg += `<text x="54" y="${height + 4}" text-anchor="end">${label}</text>`;
+  }
+  for (let k = 0; k < length; k += Math.ceil(length / 10)) svg += `<text x="${x(k)}" y="136" ${middle}>${k}</text>`;
+  svg += `<text x="340" y="152" ${middle}>frame</text>`;
+  svg += `<text transform="translate(12 65) rotate(-90)" ${middle}>fmax [eV/Å]</text>`;
   scene.trajectories.forEach((t, s) => {
+    const color = colors[s], last = 22 + 14 * s;
     const points = t.frames.map((f, k) => f.fmax === undefined ? "" : `${x(k)},${y(f.fmax)}`).join(" ");
-    svg += `<polyline points="${points}" fill="none" stroke="${colors[s]}" stroke-width="1.5"/><circle r="4.5" fill="${colors[s]}"/>`;
-    if (scene.trajectories.length > 1) svg += `<text x="612" y="${22 + 14 * s}" text-anchor="end" fill="${colors[s]}">${t.title}</text>`;
+    svg += `<polyline points="${points}" fill="none" stroke="${color}" stroke-width="1.5"/>`;
+    svg += `<circle r="4.5" fill="${color}"/>`;
+    if (scene.trajectories.length < 2) return;
+    svg += `<text x="612" y="${last}" text-anchor="end" fill="${color}">${t.title}</text>`;
   });
   const mark = (element, k) => element.querySelectorAll("circle").forEach((circle, s) => {
     const frames = scene.trajectories[s].frames, here = Math.min(k, frames.length - 1);
     circle.setAttribute("cx", x(here));
     circle.setAttribute("cy", y(frames[here].fmax || 0));
   });
-  return {svg: `<svg class="atomrl-curves" viewBox="0 0 640 158" font-size="11" font-family="sans-serif">${svg}</svg>`, mark};
+  const look = `viewBox="0 0 640 158" font-size="11" font-family="sans-serif"`;
+  return {svg: `<svg class="atomrl-curves" ${look}>${svg}</svg>`, mark};
 };
 """
 
 # %% ../nbs/11_view.ipynb #b1000027
 MOUNT = r"""
-atomrl.style = `.atomrl-view { max-width: 900px; font: 13px sans-serif; } .atomrl-panels { display: flex; gap: 8px; }
-.atomrl-panels > div { flex: 1; min-width: 0; } .atomrl-stage { position: relative; border: 1px solid #ddd; overflow: hidden; }
+atomrl.style = `.atomrl-view { max-width: 900px; font: 13px sans-serif; }
+.atomrl-panels { display: flex; gap: 8px; }
+.atomrl-panels > div { flex: 1; min-width: 0; }
+.atomrl-stage { position: relative; border: 1px solid #ddd; overflow: hidden; }
 .atomrl-stage > div { width: 100% !important; height: 100% !important; }
-.atomrl-controls { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; padding: 4px 0; } .atomrl-slider { flex: 1; min-width: 140px; }
-.atomrl-curves { width: 100%; max-width: 640px; } .atomrl-frame { font-variant-numeric: tabular-nums; min-width: 15em; }`;
+.atomrl-controls { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; padding: 4px 0; }
+.atomrl-slider { flex: 1; min-width: 140px; }
+.atomrl-curves { width: 100%; max-width: 640px; }
+.atomrl-frame { font-variant-numeric: tabular-nums; min-width: 15em; }`;
 
 atomrl.stage = (NGL, element, host) => {
   const look = {backgroundColor: "white", cameraType: "orthographic", clipDist: 0, fogFar: 130};
   if (!host) return new NGL.Stage(element, look);
-  for (const name of ["componentAdded", "componentRemoved"]) host.stage.signals[name].removeAll();  // the kernel need not know
+  const signals = host.stage.signals;  // the kernel need not know of the frames that are drawn
+  for (const name of ["componentAdded", "componentRemoved"]) signals[name].removeAll();
   const container = element.appendChild(host.stage.viewer.container);
   Object.assign(container.style, {width: "100%", height: "100%"});
   host.stage.setParameters(look);
@@ -222,8 +262,10 @@ atomrl.stage = (NGL, element, host) => {
 };
 
 atomrl.mount = (NGL, root, scene, host) => {
-  const make = (tag, parent, properties = {}) => parent.appendChild(Object.assign(document.createElement(tag), properties));
-  const length = Math.max(...scene.trajectories.map(t => t.frames.length)), look = {color: scene.color, cell: true, arrows: new Set(scene.arrows)};
+  const make = (tag, parent, properties = {}) =>
+    parent.appendChild(Object.assign(document.createElement(tag), properties));
+  const length = Math.max(...scene.trajectories.map(t => t.frames.length));
+  const look = {color: scene.color, cell: true, arrows: new Set(scene.arrows)};
   root.replaceChildren();
   make("style", root, {textContent: atomrl.style});
   const row = make("div", root, {className: "atomrl-panels"});
@@ -236,14 +278,18 @@ atomrl.mount = (NGL, root, scene, host) => {
   });
   const controls = make("div", root, {className: "atomrl-controls"}), label = () => make("label", controls);
   const button = make("button", controls, {textContent: "▶", title: "play", hidden: length < 2});
-  const slider = make("input", controls, {className: "atomrl-slider", type: "range", min: 0, max: length - 1, value: 0, hidden: length < 2});
+  const range = {type: "range", min: 0, max: length - 1, value: 0};
+  const slider = make("input", controls, {className: "atomrl-slider", hidden: length < 2, ...range});
   const text = make("span", controls, {className: "atomrl-frame"});
   const select = make("select", controls, {title: "colour of the atoms"});
-  for (const color of scene.colors) make("option", select, {value: color, textContent: "colour: " + color, selected: color === look.color});
+  for (const color of scene.colors)
+    make("option", select, {value: color, textContent: "colour: " + color, selected: color === look.color});
   const box = (name, checked, change) => {
     const at = label();
     make("input", at, {type: "checkbox", checked, onchange: event => { change(event.target.checked); draw(); }});
-    make("span", at, {textContent: ` ${name}${scene.scales[name] ? " × " + scene.scales[name] : ""}`}).style.color = atomrl.arrowColors[name] ? `rgb(${atomrl.arrowColors[name].map(c => 255 * c)})` : "";
+    const factor = scene.scales[name] ? " × " + scene.scales[name] : "", color = atomrl.arrowColors[name];
+    const words = make("span", at, {textContent: ` ${name}${factor}`});
+    if (color) words.style.color = `rgb(${color.map(c => 255 * c)})`;
   };
   for (const kind of scene.kinds) box(kind, look.arrows.has(kind), on => look.arrows[on ? "add" : "delete"](kind));
   box("cell", true, on => look.cell = on);
@@ -259,20 +305,24 @@ atomrl.mount = (NGL, root, scene, host) => {
   const draw = () => {
     for (const panel of panels) {
       const frame = panel.atoms.frames[Math.min(view.frame, panel.atoms.frames.length - 1)], old = panel.component;
-      panel.shape = atomrl.shape(NGL, scene, panel.atoms, frame, look, panel.kinds.filter(kind => look.arrows.has(kind)));
+      const kinds = panel.kinds.filter(kind => look.arrows.has(kind));
+      panel.shape = atomrl.shape(NGL, scene, panel.atoms, frame, look, kinds);
       panel.component = panel.stage.addComponentFromObject(panel.shape);
       panel.component.addRepresentation("buffer");
       if (old) panel.stage.removeComponent(old);
       panel.fmax = frame.fmax;
     }
-    text.textContent = (length > 1 ? `frame ${view.frame} of ${length - 1}` : "") + panels.filter((p, k) => k === 0 || p.trajectory !== panels[0].trajectory)
-      .map(p => p.fmax === undefined ? "" : `  fmax ${p.fmax}`).join(",") + (scene.force_range ? " eV/Å" : "");
+    const different = panels.filter((p, k) => k === 0 || p.trajectory !== panels[0].trajectory);
+    const fmax = different.map(p => p.fmax === undefined ? "" : `  fmax ${p.fmax}`).join(",");
+    const frame = length > 1 ? `frame ${view.frame} of ${length - 1}` : "";
+    text.textContent = frame + fmax + (scene.force_range ? " eV/Å" : "");
     if (curves) curves.mark(root, view.frame);
   };
   let timer = null;
+  const next = () => root.isConnected ? view.go((view.frame + 1) % length) : clearInterval(timer);
   button.onclick = () => {
     button.textContent = timer ? "▶" : "⏸";
-    timer = timer ? clearInterval(timer) : setInterval(() => root.isConnected ? view.go((view.frame + 1) % length) : clearInterval(timer), 400);
+    timer = timer ? clearInterval(timer) : setInterval(next, 400);
   };
   slider.oninput = () => view.go(+slider.value);
   select.onchange = () => { look.color = select.value; draw(); };
@@ -307,25 +357,45 @@ def page_script() -> str:  # JavaScript, to be loaded after NGL at the end of a 
     return "(() => {" + DRAW + CURVES + MOUNT + PAGE + "})();\n"
 
 def widget_script(
-    scene: dict,
-) -> str:  # JavaScript; `this` is nglview's view, and NGL is in reach
+    scene: dict,  # that `make_scene` made
+) -> str:  # JavaScript, for a place where `this` is nglview's view and `NGL` is defined
     "Give the script that draws a scene in nglview's widget."
-    return ("(() => {" + DRAW + CURVES + MOUNT + "const root = document.createElement('div'); root.className = 'atomrl-view'; this.el.prepend(root);"
-            f"atomrl.mount(NGL, root, {_json(scene)}, this);" + "})();")
+    root = "const root = document.createElement('div'); root.className = 'atomrl-view'; this.el.prepend(root);"
+    return "(() => {" + DRAW + CURVES + MOUNT + root + f"atomrl.mount(NGL, root, {_json(scene)}, this);" + "})();"
 
-def _json(scene): return json.dumps(scene, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+def _json(scene):
+    "Write a scene as JSON that may be put into HTML."
+    return json.dumps(scene, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 # %% ../nbs/11_view.ipynb #b1000030
 def frontend_version() -> str:  # such as "3.1.5"
     "Look up the version of the front end that nglview's wheel ships."
     for file in metadata.files("nglview") or []:
-        if file.match("labextensions/nglview-js-widgets/package.json"): return json.loads(file.read_text(encoding="utf-8"))["version"]
-    raise InputError("nglview has no front end for JupyterLab: install it anew, with pip install 'atomrl_nb[notebook]'.")
+        if file.match("labextensions/nglview-js-widgets/package.json"):
+            return json.loads(file.read_text(encoding="utf-8"))["version"]
+    raise InputError("nglview has no front end for JupyterLab: install it anew, "
+                     "with pip install 'atomrl_nb[notebook]'.")
 
 def live_kernel() -> bool:
-    "Tell whether a notebook kernel runs this, so that widgets can live."
+    "Tell whether a notebook kernel runs this, so that widgets can be shown."
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
+
+# %% ../nbs/11_view.ipynb #b11002
+def _ngl_widget(scene):
+    "Make nglview's widget, with a message that draws the scene."
+    try: version = frontend_version()
+    except metadata.PackageNotFoundError as error:
+        raise InputError("A live view needs nglview: pip install 'atomrl_nb[notebook]'.") from error
+    sys.modules.setdefault("nglview._frontend", type(sys)("nglview._frontend")).__frontend_version__ = version
+    from nglview import NGLWidget
+    draw = dict(type="call_method", target="Widget", methodName="executeCode", args=[widget_script(scene)],
+                kwargs={}, fire_embed=True)
+    last = max(len(t["frames"]) for t in scene["trajectories"]) - 1  # without it nglview would hold `frame` at 0
+    made = NGLWidget(_view_module_version=version, _model_module_version=version,
+                     _ngl_msg_archive=[draw], n_components=1, max_frame=last)
+    made.unobserve_all("frame")  # nglview would send coordinates of its own
+    return made
 
 # %% ../nbs/11_view.ipynb #b1000031
 @dataclass(frozen=True, repr=False)
@@ -333,36 +403,25 @@ class View:
     "A picture that is a widget in JupyterLab and a page's own picture elsewhere."
     scene: dict  # all that is drawn, as plain numbers
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         frames = max(len(t["frames"]) for t in self.scene["trajectories"])
         return f"3-D view: {frames} frame{'s' * (frames > 1)} of {len(self.scene['trajectories'][0]['names'])} atoms"
 
     def html(self) -> str:
         "Write the picture for a built page."
-        return (f'<div class="atomrl-view"><p>{self!r}. It is drawn in JupyterLab when the cell is run, and on the pages of the built site.</p>'
+        return (f'<div class="atomrl-view"><p>{self!r}. It is drawn in JupyterLab when the cell is run, '
+                "and on the pages of the built site.</p>"
                 f'<script type="application/json">{_json(self.scene)}</script></div>')
 
     def widget(self):
         "Make a live nglview widget; its `frame` follows the slider, and the slider its `frame`."
-        try: version = frontend_version()
-        except metadata.PackageNotFoundError as error: raise InputError("A live view needs nglview: pip install 'atomrl_nb[notebook]'.") from error
-        sys.modules.setdefault("nglview._frontend", type(sys)("nglview._frontend")).__frontend_version__ = version
-        from nglview import NGLWidget
-        draw = dict(type="call_method", target="Widget", methodName="executeCode", args=[widget_script(self.scene)], kwargs={}, fire_embed=True)
-        last = max(len(t["frames"]) for t in self.scene["trajectories"]) - 1  # nglview's hidden player would hold `frame` at 0 without it
-        made = NGLWidget(_view_module_version=version, _model_module_version=version, _ngl_msg_archive=[draw], n_components=1, max_frame=last)
-        made.unobserve_all("frame")  # nglview would send coordinates of its own
-        return made
+        return _ngl_widget(self.scene)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         bundle = {"text/plain": repr(self), "text/html": self.html()}
         return {**self.widget()._repr_mimebundle_(), **bundle} if live_kernel() else bundle
 
 # %% ../nbs/11_view.ipynb #b1000033
-def _trajectory(frames, title, r0, scales):
-    r0 = usual_r0(frames[-1]) if r0 is None else r0
-    return dict(title=title, **atoms_data(frames[0]), frames=[frame_data(draw_frame(frames, k, r0, scales)) for k in range(len(frames))])
-
 def arrow_scales(
     trajectories: list,  # lists of `ase.Atoms`
     force_scale: float | None = None,  # length of an arrow [Å] per force [eV/Å]; None: the longest is `LONGEST`
@@ -370,11 +429,14 @@ def arrow_scales(
 ) -> dict:  # factor of each of `ARROWS`
     "Choose the factors of the arrows, the same for all frames."
     vectors = [arrow_vectors(frames, k) for frames in trajectories for k in range(len(frames))]
-    def scale(kinds):
-        longest = max((np.linalg.norm(v[kind], axis=1).max() for v in vectors for kind in kinds if kind in v), default=0.0)
+    def scale(*kinds):
+        lengths = [np.linalg.norm(v[kind], axis=1).max() for v in vectors for kind in kinds if kind in v]
+        longest = max(lengths, default=0.0)
         return LONGEST / longest if longest > 1e-9 else 1.0
-    return {"force": force_scale or scale(ARROWS[:1])} | dict.fromkeys(ARROWS[1:], displacement_scale or scale(ARROWS[1:]))
+    moved = displacement_scale or scale("displacement", "displacement_pred")
+    return {"force": force_scale or scale("force"), "displacement": moved, "displacement_pred": moved}
 
+# %% ../nbs/11_view.ipynb #b11004
 def make_scene(
     trajectories: list,  # lists of `ase.Atoms`
     titles: list,  # one for each
@@ -388,18 +450,31 @@ def make_scene(
     "Put together all that the browser draws."
     drawn = [_trajectory(frames, title, r0, scales) for frames, title in zip(trajectories, titles)]
     every = [frame for t in drawn for frame in t["frames"]]
-    kinds = [kind for kind in ARROWS if any(kind in f["arrows"] for f in every) and any(kind in p["kinds"] for p in panels)]
+    known = {kind for frame in every for kind in frame["arrows"]}
+    kinds = [kind for kind in ARROWS if kind in known and any(kind in panel["kinds"] for panel in panels)]
     for kind in arrows or (): _check_arrow(kind, kinds)
     highest = max((f["fmax"] for f in every if "fmax" in f), default=None)
-    colors = [c for c in COLORS if c == "species" or c == "force" and highest or c == "corrected" and any("displacement_pred" in f["arrows"] for f in every)]
-    if check_name(color, COLORS, "colour") not in colors: raise InputError(f"The frames hold nothing to colour by {color!r}; there is: {', '.join(colors)}.")
-    return dict(trajectories=drawn, panels=panels, kinds=kinds, arrows=[k for k in kinds if k in arrows] if arrows is not None else kinds[:2], colors=colors, color=color,
-                scales={kind: float(f"{scales[kind]:.3g}") for kind in kinds}, force_range=[0.01, max(highest, 0.1)] if highest else None, height=height)
+    there = {"species": True, "force": bool(highest), "corrected": "displacement_pred" in known}
+    colors = [c for c in COLORS if there[c]]
+    if check_name(color, COLORS, "colour") not in colors:
+        raise InputError(f"The frames hold nothing to colour by {color!r}; there is: {', '.join(colors)}.")
+    return dict(trajectories=drawn, panels=panels, kinds=kinds,
+                arrows=kinds[:2] if arrows is None else [k for k in kinds if k in arrows],
+                colors=colors, color=color, scales={kind: float(f"{scales[kind]:.3g}") for kind in kinds},
+                force_range=[0.01, max(highest, 0.1)] if highest else None, height=height)
+
+def _trajectory(frames, title, r0, scales):
+    "Work out all frames of one trajectory."
+    r0 = usual_r0(frames[-1]) if r0 is None else r0
+    drawn = [frame_data(draw_frame(frames, k, r0, scales)) for k in range(len(frames))]
+    return dict(title=title, **atoms_data(frames[0]), frames=drawn)
 
 def _check_arrow(kind, kinds):
+    "Refuse a kind of arrow that no frame holds."
     if check_name(kind, ARROWS, "kind of arrow") in kinds: return
-    raise InputError("No frame holds forces; `show` computes none: call atoms.get_forces() first." if kind == "force" else
-                     f"No frame holds {kind!r}: it comes from a trajectory of more than one frame, or from atoms.info.")
+    if kind == "force":
+        raise InputError("No frame holds forces; `show` computes none: call atoms.get_forces() first.")
+    raise InputError(f"No frame holds {kind!r}: it comes from a trajectory of more than one frame, or from atoms.info.")
 
 # %% ../nbs/11_view.ipynb #b1000034
 def show(
@@ -407,30 +482,34 @@ def show(
     arrows: tuple | None = None,  # of `ARROWS`, drawn at first; None: forces and displacements where known
     color: str = "species",  # of the atoms, one of `COLORS`
     side_by_side: bool = False,  # the predicted displacement on the left, the executed one on the right
-    r0: float | torch.Tensor | None = None,  # closer pairs are marked [Å]: a number, a table by atomic numbers, or `usual_r0`
+    r0: float | torch.Tensor | None = None,  # closer pairs are marked [Å]; a table by atomic numbers; None: `usual_r0`
     force_scale: float | None = None,  # length of an arrow [Å] per force [eV/Å]; None: the longest is `LONGEST`
     displacement_scale: float | None = None,  # by what displacements are multiplied; None: the longest is `LONGEST`
     height: int = 360,  # of the picture [pixels]
 ) -> View:
     "Draw a structure or a trajectory: a widget in JupyterLab, a picture on a built page."
     frames = read_frames(trajectory)
-    panels, together = [dict(title="", trajectory=0, kinds=list(ARROWS))], ("displacement", "displacement_pred")
+    panels = [dict(title="", trajectory=0, kinds=list(ARROWS))]
     if side_by_side:
-        panels = [dict(title=title, trajectory=0, kinds=["force", kind]) for title, kind in [("predicted", together[1]), ("executed", together[0])]]
-        for kind in together: _check_arrow(kind, moves(frames, 0))
-    return View(make_scene([frames], [""], panels, together if side_by_side and arrows is None else arrows, color, r0,
-                           arrow_scales([frames], force_scale, displacement_scale), height))
+        panels = [dict(title="predicted", trajectory=0, kinds=["force", "displacement_pred"]),
+                  dict(title="executed", trajectory=0, kinds=["force", "displacement"])]
+        for kind in ("displacement", "displacement_pred"): _check_arrow(kind, moves(frames, 0))
+        if arrows is None: arrows = ("displacement", "displacement_pred")
+    scales = arrow_scales([frames], force_scale, displacement_scale)
+    return View(make_scene([frames], [""], panels, arrows, color, r0, scales, height))
 
 # %% ../nbs/11_view.ipynb #b1000037
 def compare(
     traj_a: list | str | Path,  # frames, or a file that ASE reads: the agent's, say
     traj_b: list | str | Path,  # another relaxation of the same start
-    names: tuple = ("agent", "BFGS"),  # of the two
+    names: tuple[str, str] = ("agent", "BFGS"),  # titles of the two
     **options,  # `arrows`, `color`, `r0`, `force_scale`, `displacement_scale`, `height` as in `show`
 ) -> View:
     "Draw two relaxations from one start side by side, in step, with both force curves under them."
     both = [read_frames(traj_a), read_frames(traj_b)]
-    if not np.array_equal(both[0][0].numbers, both[1][0].numbers): raise InputError("The two trajectories hold different atoms.")
+    if not np.array_equal(both[0][0].numbers, both[1][0].numbers):
+        raise InputError("The two trajectories hold different atoms.")
     panels = [dict(title=name, trajectory=k, kinds=list(ARROWS)) for k, name in enumerate(names)]
     scales = arrow_scales(both, options.pop("force_scale", None), options.pop("displacement_scale", None))
-    return View(make_scene(both, list(names), panels, **dict(arrows=None, color="species", r0=None, height=320) | options, scales=scales))
+    options = dict(arrows=None, color="species", r0=None, height=320) | options
+    return View(make_scene(both, list(names), panels, **options, scales=scales))

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['log', 'REWARDS', 'MOST_FAILURES', 'MOVE', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm',
            'log_force_ratio', 'Ends', 'Reward', 'largest_force', 'total_reward', 'GraphSpace', 'check_choices',
-           'Environment', 'begin_afresh', 'EvaluationFailed', 'CalculatorBroken', 'executed_move']
+           'Environment', 'begin_afresh', 'EvaluationFailed', 'CalculatorBroken', 'Evaluation', 'Start', 'ExecutedMove',
+           'executed_move', 'Step', 'Saved']
 
 # %% ../nbs/04_environment.ipynb #0cd5f55a
 import logging, math
 from dataclasses import dataclass, replace
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -48,10 +49,10 @@ class EnvironmentSettings:
 
 def smallest_distance(
     structures: list,  # `ase.Atoms`
-    share: float = 0.6,
+    share: float = 0.6,  # of the smallest distance in them
 ) -> float:  # [Å]
     "Derive `r0` as a share of the closest pair found in the structures."
-    closest = min(closest_pair(atoms, cutoff=10.0)[0] for atoms in structures)
+    closest = min(closest_pair(atoms, cutoff=10.0).distance for atoms in structures)
     return share * closest if math.isfinite(closest) else TOO_CLOSE
 
 # %% ../nbs/04_environment.ipynb #b2d435e6
@@ -60,9 +61,11 @@ def resolve_r0(
     structures: list,  # `ase.Atoms`
 ) -> EnvironmentSettings:  # with `r0` or `r0_factor` set
     "Fill in `r0` from the structures where neither a number nor a factor is given."
-    if settings.r0 is not None and settings.r0_factor is not None: raise InputError("Give r0 or r0_factor, not both.")
-    if settings.r0_factor is not None and not 0 < settings.r0_factor < math.inf: raise InputError(f"Setting 'r0_factor' must be positive, not {settings.r0_factor}.")
-    given = settings.r0 or settings.r0_factor
+    factor = settings.r0_factor
+    if settings.r0 is not None and factor is not None: raise InputError("Give r0 or r0_factor, not both.")
+    if factor is not None and not 0 < factor < math.inf:
+        raise InputError(f"Setting 'r0_factor' must be positive, not {factor}.")
+    given = settings.r0 or factor
     return settings if given else replace(settings, r0=smallest_distance(structures))
 
 # %% ../nbs/04_environment.ipynb #b50897d0
@@ -104,6 +107,7 @@ def largest_force(
 
 # %% ../nbs/04_environment.ipynb #7ee94fe5
 def _progress(ends, settings):
+    "Pay the logarithm of the ratio of force norms."
     return log_force_ratio(force_norm(ends.forces_before), force_norm(ends.forces), 0.1 * settings.fmax)
 
 def _energy(ends, settings): return (ends.energy_before - ends.energy) / len(ends.forces)
@@ -112,21 +116,29 @@ def _log_force(ends, settings): return -math.log10(max(largest_force(ends.forces
 def _step(ends, settings): return 0.0 if largest_force(ends.forces) <= settings.fmax else -1.0
 
 def _hybrid(ends, settings):
+    "Pay the weighted sum of the three parts."
     return sum(w * part(ends, settings) for w, part in zip(settings.hybrid_weights, (_force, _log_force, _step)))
 
-REWARDS = {"log_force_ratio": Reward(_progress, 1.0, True), "energy": Reward(_energy, 0.3, True), "force": Reward(_force, 2.0),
-           "log_force": Reward(_log_force, 1.0), "step": Reward(_step, 1.0), "hybrid": Reward(_hybrid, 2.0)}
+REWARDS = {
+    "log_force_ratio": Reward(_progress, 1.0, for_progress=True),
+    "energy": Reward(_energy, 0.3, for_progress=True),
+    "force": Reward(_force, 2.0),
+    "log_force": Reward(_log_force, 1.0),
+    "step": Reward(_step, 1.0),
+    "hybrid": Reward(_hybrid, 2.0),
+}
 
 # %% ../nbs/04_environment.ipynb #55f64841
 def total_reward(
-    ends: Ends,
-    a_back: float,  # share of the move that was taken back
-    settings: EnvironmentSettings,
+    ends: Ends,  # forces and energies before and after the step
+    a_back: float,  # share of the move that was rejected
+    settings: EnvironmentSettings,  # form of the reward, cost of a step, weight of the correction
 ) -> float:
     "Add up what a step is paid."
     form, s = REWARDS[settings.reward], settings
     cost = s.step_cost if form.for_progress else 0.0
-    return form.pay(ends, s) - cost * form.size + correction_reward(a_back, s.correction_weight, s.correction_form) * form.size
+    correction = correction_reward(a_back, s.correction_weight, s.correction_form)
+    return form.pay(ends, s) - cost * form.size + correction * form.size
 
 # %% ../nbs/04_environment.ipynb #f93ffc1e
 class GraphSpace(gymnasium.Space):
@@ -139,12 +151,13 @@ class GraphSpace(gymnasium.Space):
 # %% ../nbs/04_environment.ipynb #ac648263
 def check_choices(
     settings: EnvironmentSettings,
-) -> EnvironmentSettings:
+) -> EnvironmentSettings:  # the same
     "Return the settings, or raise `InputError` with the nearest name that exists."
     check_name(settings.reward, REWARDS, "reward")
     check_name(settings.correction_mode, CORRECTION_MODES, "correction mode")
     check_name(settings.correction_form, CORRECTION_FORMS, "correction form")
-    if len(settings.hybrid_weights) != 3: raise InputError(f"The hybrid reward has 3 weights, not {len(settings.hybrid_weights)}.")
+    if len(settings.hybrid_weights) != 3:
+        raise InputError(f"The hybrid reward has 3 weights, not {len(settings.hybrid_weights)}.")
     return settings
 
 # %% ../nbs/04_environment.ipynb #df82d140
@@ -152,7 +165,7 @@ class Environment(gymnasium.Env):
     """Move the atoms of a displaced structure until its forces vanish.
 
     Observation: `AtomGraph` with forces. Action: displacement (n_atoms, 3) [Å].
-    Reward: one of `REWARDS`, minus the step cost, minus what was taken back.
+    Reward: one of `REWARDS`, minus the step cost, minus a penalty for the share of the move that was rejected.
     Start: one of the structures, displaced at random. `terminated`: `fmax` reached. `truncated`: out of steps.
     """
     metadata = {"render_modes": []}
@@ -208,54 +221,71 @@ MOST_FAILURES = 10  # evaluations in a row
 class EvaluationFailed(RuntimeError): "A calculator gave no forces for a structure."
 class CalculatorBroken(RuntimeError): "A calculator fails again and again."
 
+class Evaluation(NamedTuple):
+    "What a calculator gave, as plain floats."
+    forces: np.ndarray  # (n_atoms, 3) [eV/Å]
+    energy: float  # [eV]
+
 @patch
 def ask(
     self: Environment,
-    atoms: Atoms,
-) -> tuple:  # forces (n_atoms, 3) [eV/Å] and energy [eV] as plain floats
+    atoms: Atoms,  # to evaluate
+) -> Evaluation:
     "Ask the calculator, and count the evaluation."
     if not self.warm: begin_afresh(self.calculator)
     self.force_evaluations += 1
     atoms.calc = self.calculator
     try:
         forces, energy = np.array(atoms.get_forces(), dtype=float), float(atoms.get_potential_energy())
-        if not (np.isfinite(forces).all() and math.isfinite(energy)): raise ValueError("forces or energy are not finite")
+        if not (np.isfinite(forces).all() and math.isfinite(energy)):
+            raise ValueError("forces or energy are not finite")
     except Exception as error:  # whatever a calculator raises
         raise self.failure(f"{type(error).__name__}: {error}") from error
     finally: atoms.calc = None
     self.in_a_row = 0
-    return forces, energy
+    return Evaluation(forces, energy)
 
 @patch
-def failure(self: Environment, reason: str) -> Exception:
-    "Count and log a failed evaluation: the error to raise."
+def failure(
+    self: Environment,
+    reason: str,  # what the calculator said
+) -> Exception:  # to raise
+    "Count and log a failed evaluation."
     begin_afresh(self.calculator)
     self.failed, self.in_a_row = self.failed + 1, self.in_a_row + 1
     said = f"no forces for {self.atoms.info.get('source', 'a structure')} after {self.steps} steps ({reason})"
-    if self.in_a_row >= MOST_FAILURES: return CalculatorBroken(f"The calculator failed {self.in_a_row} times in a row; the last time: {said}.")
+    if self.in_a_row >= MOST_FAILURES:
+        return CalculatorBroken(f"The calculator failed {self.in_a_row} times in a row; the last time: {said}.")
     log.warning("The calculator failed: %s.", said)
     return EvaluationFailed(said)
 
+# %% ../nbs/04_environment.ipynb #0e40002
 @patch
 def evaluate(self: Environment):
     "Compute energy and forces of the present positions."
     self.forces, self.energy = self.ask(self.atoms)
 
 @patch
-def info(self: Environment, **more) -> dict:
+def info(
+    self: Environment,
+    **more,  # what else is to be told
+) -> dict:
     "Describe the present state beside the observation; `force_evaluations` are those of the episode."
-    return dict(fmax=self.fmax, energy=self.energy, force_evaluations=self.steps + 1, source=self.atoms.info.get("source"), **more)
+    return dict(fmax=self.fmax, energy=self.energy, force_evaluations=self.steps + 1,
+                source=self.atoms.info.get("source"), **more)
 
 # %% ../nbs/04_environment.ipynb #d101421f
 @patch
 def observe(self: Environment) -> AtomGraph:
     "Build the graph of the present positions, with energy and forces, and with features and history where asked for."
-    tensor, more, s = lambda x: torch.as_tensor(np.array(x), dtype=torch.get_default_dtype()), {}, self.settings
+    tensor = lambda x: torch.as_tensor(np.array(x), dtype=torch.get_default_dtype())
+    s, more = self.settings, dict(forces=tensor(self.forces), energy=tensor([self.energy]))
     if self.env_features:
-        features = environment_features(self.env_features, self.atoms, self.steps / s.max_steps, s.fmax, self.a_back, self.r0)
+        budget_used = self.steps / s.max_steps
+        features = environment_features(self.env_features, self.atoms, budget_used, s.fmax, self.a_back, self.r0)
         more["env"] = tensor(features)[None]
     if s.history: more |= dict(prev_displacement=tensor(self.prev_displacement), prev_forces=tensor(self.prev_forces))
-    return replace(AtomGraph.from_atoms(self.atoms, self.cutoff), forces=tensor(self.forces), energy=tensor([self.energy]), **more)
+    return replace(AtomGraph.from_atoms(self.atoms, self.cutoff), **more)
 
 # %% ../nbs/04_environment.ipynb #bb0e766b
 @patch
@@ -265,46 +295,74 @@ def draw(self: Environment) -> Atoms:
     for _ in range(1000):
         self.index = int(self.np_random.integers(len(self.structures)))
         start = perturb(self.structures[self.index], s.perturb, self.np_random, s.perturb_kind)
-        if closest_pair(start)[0] >= TOO_CLOSE: return start
+        if closest_pair(start).distance >= TOO_CLOSE: return start
     raise InputError(f"1000 random starts all had atoms closer than {TOO_CLOSE} Å: lower `perturb`.")
 
+# %% ../nbs/04_environment.ipynb #0e40004
+class Start(NamedTuple):
+    "The beginning of an episode, in Gymnasium's order."
+    observation: AtomGraph  # with forces
+    info: dict  # largest force, energy, evaluations of the episode, where the structure comes from
+
 @patch
-def reset(self: Environment, *, seed: int | None = None, options: dict | None = None) -> tuple:
-    "Start an episode; `options` may hold `atoms`, a start to take as it is."
+def reset(
+    self: Environment,
+    *,
+    seed: int | None = None,  # of the environment's random numbers; None: they go on
+    options: dict | None = None,  # may hold `atoms`, a start to take as it is
+) -> Start:
+    "Start an episode."
     gymnasium.Env.reset(self, seed=seed)
     given, self.steps, self.index, self.a_back = (options or {}).get("atoms"), 0, None, 0.0
     for _ in range(100):
         self.atoms = given.copy() if given is not None else self.draw()
         self.evaluate()
         self.prev_displacement, self.prev_forces = np.zeros_like(self.forces), self.forces
-        if given is not None or self.fmax > self.settings.fmax: return self.observe(), self.info()
+        if given is not None or self.fmax > self.settings.fmax: return Start(self.observe(), self.info())
     raise InputError("100 random starts were all relaxed already: raise `perturb` or lower `fmax`.")
 
 # %% ../nbs/04_environment.ipynb #c5eade5a
+class ExecutedMove(NamedTuple):
+    "What the smallest distance leaves of a proposal."
+    displacement: np.ndarray  # (n_atoms, 3) [Å]
+    a_back: float  # share of the proposal that was rejected, of the whole structure
+
 def executed_move(
     atoms: Atoms,  # positions before the move
     proposed: np.ndarray,  # (n_atoms, 3) [Å]
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
     mode: str = "structure",  # one of `constraints.CORRECTION_MODES`
-) -> tuple:  # (move (n_atoms, 3) [Å], a_back of the structure)
-    "Hold fixed atoms, and take back what the smallest distance forbids."
-    tensor, proposed = lambda x: torch.as_tensor(np.array(x), dtype=torch.float64), np.where(fixed_mask(atoms)[:, None], 0.0, proposed)
-    reach = float(torch.as_tensor(r0).max()) + 2 * np.linalg.norm(proposed, axis=1).max()
-    if closest_pair(atoms, reach)[1] is None: return proposed, 0.0  # mostly: no pair can meet
-    graph = AtomGraph(positions=tensor(atoms.positions), numbers=torch.as_tensor(atoms.numbers), cell=tensor(atoms.cell)[None],
-                      pbc=torch.as_tensor(atoms.pbc)[None], batch=torch.zeros(len(atoms), dtype=torch.int64))
+) -> ExecutedMove:
+    "Keep fixed atoms in place, and reject what the smallest distance forbids."
+    tensor = lambda x: torch.as_tensor(np.array(x), dtype=torch.float64)
+    proposed = np.where(fixed_mask(atoms)[:, None], 0.0, proposed)
+    meeting = float(torch.as_tensor(r0).max()) + 2 * np.linalg.norm(proposed, axis=1).max()
+    if closest_pair(atoms, meeting).i is None: return ExecutedMove(proposed, 0.0)  # mostly: no pair can meet
+    graph = AtomGraph(positions=tensor(atoms.positions), numbers=torch.as_tensor(atoms.numbers),
+                      cell=tensor(atoms.cell)[None], pbc=torch.as_tensor(atoms.pbc)[None],
+                      batch=torch.zeros(len(atoms), dtype=torch.int64))
     correction = correct_action(graph, tensor(proposed), r0, mode)
     length = tensor(proposed).norm(dim=1) if mode == "atom" else torch.ones(1)
     a_back = (correction.a_back * length).sum() / length.sum().clamp(min=1e-12)
-    return correction.displacement.numpy(), a_back.item()
+    return ExecutedMove(correction.displacement.numpy(), a_back.item())
 
 # %% ../nbs/04_environment.ipynb #6df068eb
+class Step(NamedTuple):
+    "What a step gives, in Gymnasium's order."
+    observation: AtomGraph  # after the step
+    reward: float
+    terminated: bool  # the largest force is at most `fmax`
+    truncated: bool  # out of steps, or the calculator failed
+    info: dict  # as of `reset`, with the move that was proposed and executed, its `a_back`, and why it `failed`
+
 @patch
-def step(self: Environment, displacement_pred, noise=None) -> tuple:
-    "Move by the proposal plus exploration `noise`, as far as the smallest distance allows."
-    proposed = np.asarray(displacement_pred, dtype=float) + (0 if noise is None else np.asarray(noise, dtype=float))
-    if proposed.shape != (len(self.atoms), 3): raise ValueError(f"An action has shape {(len(self.atoms), 3)}, not {proposed.shape}.")
-    if not np.isfinite(proposed).all(): raise FloatingPointError("The proposed displacement is not finite: the policy has diverged.")
+def step(
+    self: Environment,
+    displacement_pred: np.ndarray | torch.Tensor,  # (n_atoms, 3) as the actor proposes it [Å]
+    noise: np.ndarray | torch.Tensor | None = None,  # (n_atoms, 3) of the exploration [Å]
+) -> Step:
+    "Move by the proposal plus exploration noise, as far as the smallest distance allows."
+    proposed = _checked_move(displacement_pred, noise, len(self.atoms))
     before, self.prev_forces, energy_before = self.atoms.positions.copy(), self.forces, self.energy
     executed, self.a_back = executed_move(self.atoms, proposed, self.r0, self.settings.correction_mode)
     self.atoms.positions, self.steps, failed = before + executed, self.steps + 1, ""
@@ -314,8 +372,17 @@ def step(self: Environment, displacement_pred, noise=None) -> tuple:
     reward = total_reward(Ends(self.prev_forces, self.forces, energy_before, self.energy), self.a_back, self.settings)
     terminated = not failed and self.fmax <= self.settings.fmax
     truncated = not terminated and (bool(failed) or self.steps >= self.settings.max_steps)
-    info = self.info(displacement_pred=np.array(displacement_pred), displacement=self.prev_displacement, a_back=self.a_back, failed=failed)
-    return self.observe(), reward, terminated, truncated, info
+    info = self.info(displacement_pred=np.array(displacement_pred), displacement=self.prev_displacement,
+                     a_back=self.a_back, failed=failed)
+    return Step(self.observe(), reward, terminated, truncated, info)
+
+def _checked_move(displacement_pred, noise, n_atoms):
+    "Add the noise, and refuse a move of another shape or with numbers that are not finite."
+    proposed = np.asarray(displacement_pred, dtype=float) + (0 if noise is None else np.asarray(noise, dtype=float))
+    if proposed.shape != (n_atoms, 3): raise ValueError(f"An action has shape {(n_atoms, 3)}, not {proposed.shape}.")
+    if not np.isfinite(proposed).all():
+        raise FloatingPointError("The proposed displacement is not finite: the policy has diverged.")
+    return proposed
 
 # %% ../nbs/04_environment.ipynb #a4f0e002
 MOVE = ("displacement_pred", "displacement", "a_back")  # what a frame's `info` holds of the move that leads on from it
@@ -331,17 +398,27 @@ def frame(self: Environment) -> Atoms:  # a copy whose calculator holds energy a
 _ARRAYS = "forces", "prev_displacement", "prev_forces"
 _NUMBERS = "index", "steps", "energy", "force_evaluations", "a_back", "failed"
 
-@patch
-def state(self: Environment) -> tuple:
-    "Give (tensors by name, plain JSON values) of an episode under way."
-    if self.index is None: raise InputError("An episode that began from atoms given to `reset`, or not at all, cannot be saved.")
-    tensors = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _ARRAYS}
-    plain = {name: getattr(self, name) for name in _NUMBERS} | {"rng": self.np_random.bit_generator.state}
-    return tensors | {"positions": torch.tensor(self.atoms.positions)}, plain
+class Saved(NamedTuple):
+    "What is written down of something that is to go on exactly."
+    tensors: dict  # by name
+    plain: dict  # plain JSON values by name
 
 @patch
-def load_state(self: Environment, tensors: dict, plain: dict):
-    "Go on where the environment stood that `state` was asked of."
+def state(self: Environment) -> Saved:
+    "Give all that an episode under way needs to go on."
+    if self.index is None:
+        raise InputError("An episode that began from atoms given to `reset`, or not at all, cannot be saved.")
+    tensors = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _ARRAYS}
+    plain = {name: getattr(self, name) for name in _NUMBERS} | {"rng": self.np_random.bit_generator.state}
+    return Saved(tensors | {"positions": torch.tensor(self.atoms.positions)}, plain)
+
+@patch
+def load_state(
+    self: Environment,
+    tensors: dict,  # from `state`
+    plain: dict,  # from `state`
+):
+    "Go on from a saved state, of an environment with the same structures and settings."
     for name in _ARRAYS: setattr(self, name, tensors[name].numpy().copy())
     for name in _NUMBERS: setattr(self, name, plain[name])
     self.atoms = self.structures[self.index].copy()

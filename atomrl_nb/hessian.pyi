@@ -20,9 +20,9 @@ class Hessian:
     levers: torch.Tensor
     curvature: torch.Tensor
     def matvec(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply a displacement; linear in the number of pairs.
+        """Multiply a displacement, in time linear in the number of pairs.
 
-        x: (n_atoms, 3) [Å]
+        x: (n_atoms, 3) displacement [Å]
         returns: (n_atoms, 3) [eV/Å]
         """
     def dense(self) -> torch.Tensor:
@@ -30,17 +30,18 @@ class Hessian:
 
         returns: (n_graphs, 3 N, 3 N) [eV/Å²], N atoms of the largest structure
         """
-DENSE_PRODUCTS: int  # atoms: up to here a matrix is written out for its products
 
 def lanczos(hessian: Hessian, forces: torch.Tensor, eps: float, iterations: int, free: torch.Tensor, matrix: torch.Tensor | None=None) -> torch.Tensor:
     """Apply (H² + eps²)^(-1/2) to forces in their Krylov space.
 
     forces: (n_atoms, 3) [eV/Å], zero where an atom is fixed
-    eps: [eV/Å²]
-    free: (n_atoms, 1) 1 where an atom may move
-    matrix: the Hessian written out, where that is at hand
+    eps: curvatures below this count as this [eV/Å²]
+    iterations: products with the Hessian
+    free: (n_atoms, 1) 1 where an atom may move, 0 where it is fixed
+    matrix: (n_graphs, 3 size, 3 size) Hessian written out; None: it multiplies in parts
     returns: (n_atoms, 3) [Å]
     """
+DENSE_PRODUCTS: int  # atoms: up to here a matrix is written out for its products
 
 def saddle_free_operator(hessian: Hessian, eps: float=0.3, dense_atoms: int=40, iterations: int=40) -> Callable:
     """Make the function that steps along forces, each mode by the size of its curvature.
@@ -63,6 +64,7 @@ def translation_free(displacement: torch.Tensor, graph: AtomGraph) -> torch.Tens
     """Hold fixed atoms, and remove the mean move where no atom is fixed.
 
     displacement: (n_atoms, ..., 3) [Å]
+    graph: whose atoms may be fixed
     returns: (n_atoms, ..., 3) [Å]
     """
 
@@ -70,6 +72,7 @@ def capped(displacement: torch.Tensor, graph: AtomGraph, largest: float | torch.
     """Scale each structure's move so that no atom moves farther than `largest`.
 
     displacement: (n_atoms, ..., 3) [Å]
+    graph: one or many structures
     largest: for all structures, or for each (n_graphs,) [Å]
     returns: (n_atoms, ..., 3) [Å]
     """

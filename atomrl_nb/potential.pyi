@@ -3,26 +3,38 @@
 from typing import Any
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 import torch
 from .graphs import AtomGraph
 from .hessian import Hessian
-__all__ = ['radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of', 'radial_sums', 'Moved', 'pairs_of', 'EnergyModel']
+__all__ = ['Radial', 'radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of', 'radial_sums', 'Moved', 'BondPairs', 'pairs_of', 'EnergyModel']
 
-def radial_derivatives(length: torch.Tensor, cutoff: float, n_basis: int) -> tuple:
+class Radial(NamedTuple):
+    """Radial functions with two derivatives.
+
+    values: (n_bonds, n_functions)
+    first: (n_bonds, n_functions) [1/Å]
+    second: (n_bonds, n_functions) [1/Å²]
+    """
+    values: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+
+def radial_derivatives(length: torch.Tensor, cutoff: float, n_basis: int) -> Radial:
     """Compute `graphs.radial_basis` with two derivatives.
 
     length: (n_bonds,) [Å]
     cutoff: [Å]
     n_basis: number of Bessel functions
-    returns: radial functions, first [1/Å] and second derivative [1/Å²], each (n_bonds, n_basis)
+    returns: `n_basis` functions
     """
 
-def power_derivatives(length: torch.Tensor, cutoff: float) -> tuple:
+def power_derivatives(length: torch.Tensor, cutoff: float) -> Radial:
     """Compute (x0 / x)^6 and (x0 / x)^12, switched off from 0.8 of the cutoff on, with two derivatives.
 
     length: (n_bonds,) [Å]
     cutoff: [Å]
-    returns: inverse powers, first [1/Å] and second derivative [1/Å²], each (n_bonds, 2)
+    returns: two functions
     """
 
 @dataclass(frozen=True)
@@ -30,11 +42,11 @@ class LocalEnergy:
     """Pair and density terms around a structure.
 
     graph: with edges, somewhat farther than the cutoff
-    bonds: (n_bonds,) edges that stand for each bond
+    bonds: (n_bonds,) one edge of each bond
     cutoff: [Å]
     powers: whether the last two radial functions are inverse powers
     pair: (n_bonds, n_basis) of phi [eV]
-    density: (2, n_bonds, n_terms, n_basis) of psi: what the source gives the destination, and the other way
+    density: (2, n_bonds, n_terms, n_basis) of psi: from source to destination, and back
     bend: (2, n_atoms, n_terms): b and c [eV]
     """
     graph: AtomGraph
@@ -46,16 +58,16 @@ class LocalEnergy:
     bend: torch.Tensor
     @cached_property
     def mixing(self) -> torch.Tensor:
-        """returns: (1 + 2 n_terms, n_basis, n_bonds): the coefficients of all radial sums, bonds last"""
+        """returns: (1 + 2 n_terms, n_basis, n_bonds): coefficients of all radial sums, bonds last"""
     def on(self, graph: AtomGraph) -> 'LocalEnergy':
         """Keep the coefficients, in the precision of a graph.
 
-        returns: the same graph, in another precision
+        graph: the same graph, in another precision
         """
     def only(self, kept: torch.Tensor) -> 'LocalEnergy':
         """Leave out structures.
 
-        returns: (n_graphs,) bool
+        kept: (n_graphs,) bool: structures to keep
         """
 
 def bonds_of(graph: AtomGraph) -> torch.Tensor:
@@ -68,8 +80,8 @@ def bonds_of(graph: AtomGraph) -> torch.Tensor:
 def radial_sums(mixing: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Sum over radial functions: many small sums, which are fast with the bonds last.
 
-    mixing: (n_sums, n_basis, n_bonds)
-    basis: (n_basis, 3, n_bonds)
+    mixing: (n_sums, n_basis, n_bonds) coefficients
+    basis: (n_basis, 3, n_bonds) radial functions with two derivatives
     returns: (n_sums, 3, n_bonds)
     """
 
@@ -81,14 +93,13 @@ class Moved:
     ends: Any
     length: Any
     unit: Any
-    basis: Any
     phi: Any
     psi: Any
     rho: Any
     pull: Any
     def __init__(self, local: LocalEnergy, shift: torch.Tensor | None=None, stretch: torch.Tensor | None=None) -> None:
         """shift: (n_atoms, 3) displacement [Å]; None: none
-        stretch: (3, 3) deformation of all that the atoms are displaced from; None: none
+        stretch: (3, 3) deformation of what the atoms are displaced from; None: none
         """
     def energy(self) -> torch.Tensor:
         """Sum the energies of bonds and densities.
@@ -114,11 +125,20 @@ class Moved:
     def hessian(self) -> Hessian:
         """Make springs of bonds and levers of densities."""
 
-def pairs_of(graph: AtomGraph, ends: torch.Tensor) -> tuple:
-    """List pairs of atoms in both directions, images merged; kept with the graph.
+class BondPairs(NamedTuple):
+    """The pairs of atoms that bonds connect, images merged.
 
-    ends: (2, n_bonds)
-    returns: pair_index (2, n_pairs), row of each bond in both directions (2 n_bonds,)
+    pair_index: (2, n_pairs), in both directions
+    row: (2 n_bonds,) pair of each bond: from source to destination, then back
+    """
+    pair_index: torch.Tensor
+    row: torch.Tensor
+
+def pairs_of(graph: AtomGraph, ends: torch.Tensor) -> BondPairs:
+    """List pairs of atoms in both directions, images merged.
+
+    graph: keeps the pairs, for the next call
+    ends: (2, n_bonds) atoms of each bond
     """
 
 class EnergyModel(torch.nn.Module):
@@ -126,7 +146,7 @@ class EnergyModel(torch.nn.Module):
     FACTORS: int  # invariants of an atom that mix radial functions; densities; radial functions
     TERMS: int  # invariants of an atom that mix radial functions; densities; radial functions
     BASIS: int  # invariants of an atom that mix radial functions; densities; radial functions
-    IRREPS: Any  # what it needs from the network: two times factors, b and c, and a scale
+    IRREPS: Any  # inputs: factors of pairs and of densities, b, c, a scale
     cutoff: float
     stiffness: Any
     powers: bool
@@ -140,6 +160,6 @@ class EnergyModel(torch.nn.Module):
     def forward(self, invariants: torch.Tensor, graph: AtomGraph) -> LocalEnergy:
         """Make the coefficients of bonds and atoms.
 
-        invariants: (n_atoms, IRREPS.dim)
+        invariants: (n_atoms, IRREPS.dim) of the network
         graph: with edges
         """

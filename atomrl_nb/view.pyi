@@ -17,6 +17,7 @@ def read_frames(source: Atoms | list | str | Path) -> list[Atoms]:
 def known_forces(atoms: Atoms) -> np.ndarray | None:
     """Look up the forces that the calculator of a frame holds.
 
+    atoms: a frame, with or without calculator
     returns: (n_atoms, 3) [eV/Å], zero on fixed atoms; None where they would have to be computed
     """
 
@@ -28,17 +29,19 @@ def moves(frames: list, k: int) -> dict:
     returns: "displacement", "displacement_pred" where they are known, each (n_atoms, 3) [Å]
     """
 
-def usual_r0(atoms: Atoms, share: float=0.6, reach: float=8.0) -> float:
-    """Take a share of the median distance of an atom to its nearest neighbour; works for metals and Lennard-Jones units alike.
+def usual_r0(atoms: Atoms, share: float=0.6, cutoff: float=8.0) -> float:
+    """Take a share of the median distance of an atom to its nearest neighbour.
 
+    atoms: structure, in Å or in units of sigma
     share: of the usual distance
-    reach: neighbours are looked for within this distance [Å]
+    cutoff: neighbours are looked for within this distance [Å]
     returns: [Å]
     """
 
 def offending_pairs(atoms: Atoms, move: np.ndarray | None, r0: float | torch.Tensor) -> np.ndarray:
     """Find the pairs that are too close, or would be on the way.
 
+    atoms: before the move
     move: (n_atoms, 3) as proposed [Å]; None: look at the present positions alone
     r0: smallest allowed distance [Å], or a table by atomic numbers
     returns: (n_pairs, 2, 3) both ends, the second at the image that is near [Å]
@@ -85,13 +88,15 @@ def draw_frame(frames: list, k: int, r0: float | torch.Tensor, scales: dict) -> 
 def frame_data(frame: Frame) -> dict:
     """Write one frame for the browser.
 
+    frame: that `draw_frame` made
     returns: plain numbers, to 0.001 Å
     """
 
 def atoms_data(atoms: Atoms) -> dict:
     """Write names, radii and colours of the atoms for the browser.
 
-    returns: what is the same in all frames
+    atoms: any frame
+    returns: `names`, `radii` [Å] and `colors`, the same in all frames
     """
 DRAW: str
 CURVES: str
@@ -107,7 +112,8 @@ def page_script() -> str:
 def widget_script(scene: dict) -> str:
     """Give the script that draws a scene in nglview's widget.
 
-    returns: JavaScript; `this` is nglview's view, and NGL is in reach
+    scene: that `make_scene` made
+    returns: JavaScript, for a place where `this` is nglview's view and `NGL` is defined
     """
 
 def frontend_version() -> str:
@@ -117,7 +123,7 @@ def frontend_version() -> str:
     """
 
 def live_kernel() -> bool:
-    """Tell whether a notebook kernel runs this, so that widgets can live."""
+    """Tell whether a notebook kernel runs this, so that widgets can be shown."""
 
 @dataclass(frozen=True, repr=False)
 class View:
@@ -126,7 +132,7 @@ class View:
     scene: all that is drawn, as plain numbers
     """
     scene: dict
-    def __repr__(self): ...
+    def __repr__(self) -> str: ...
     def html(self) -> str:
         """Write the picture for a built page."""
     def widget(self):
@@ -161,17 +167,17 @@ def show(trajectory: Atoms | list | str | Path, arrows: tuple | None=None, color
     arrows: of `ARROWS`, drawn at first; None: forces and displacements where known
     color: of the atoms, one of `COLORS`
     side_by_side: the predicted displacement on the left, the executed one on the right
-    r0: closer pairs are marked [Å]: a number, a table by atomic numbers, or `usual_r0`
+    r0: closer pairs are marked [Å]; a table by atomic numbers; None: `usual_r0`
     force_scale: length of an arrow [Å] per force [eV/Å]; None: the longest is `LONGEST`
     displacement_scale: by what displacements are multiplied; None: the longest is `LONGEST`
     height: of the picture [pixels]
     """
 
-def compare(traj_a: list | str | Path, traj_b: list | str | Path, names: tuple=('agent', 'BFGS'), **options) -> View:
+def compare(traj_a: list | str | Path, traj_b: list | str | Path, names: tuple[str, str]=('agent', 'BFGS'), **options) -> View:
     """Draw two relaxations from one start side by side, in step, with both force curves under them.
 
     traj_a: frames, or a file that ASE reads: the agent's, say
     traj_b: another relaxation of the same start
-    names: of the two
+    names: titles of the two
     options: `arrows`, `color`, `r0`, `force_scale`, `displacement_scale`, `height` as in `show`
     """

@@ -74,3 +74,10 @@ def test_every_page_is_in_the_navigation():
 
 def test_the_pages_hold_commands_and_settings():
     assert sum(len(commands(path)) for path in PAGES) > 10 and sum(len(blocks(path, "toml")) for path in PAGES) >= 5
+
+
+def test_the_home_page_and_the_navigation_list_every_notebook_in_order():
+    rooms = [path.name for path in sorted(NBS.glob("[0-9]*.ipynb"))]
+    table = next(cell for cell in prose(NBS / "index.ipynb") if "| notebook |" in cell)
+    assert re.findall(r"^\| \[\w+\]\((\w+\.ipynb)\) \| .{5,} \|$", table, flags=re.MULTILINE) == rooms
+    assert re.findall(r"^ +- (\d\w+\.ipynb)$", (NBS.parent / "_quarto.yml").read_text(encoding="utf-8"), flags=re.MULTILINE) == rooms

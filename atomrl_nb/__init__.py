@@ -1,4 +1,10 @@
 """Relax atomic structures in fewer force evaluations; the parts are in the modules."""
+import sys
+from contextlib import suppress
+from types import ModuleType
+
+from ._docs import DOCS
+
 __version__ = "0.1.0"
 
 
@@ -20,3 +26,19 @@ def _one_thread_in_own_notebooks():
 
 
 _one_thread_in_own_notebooks()
+
+
+class _Documented(ModuleType):
+    """The package: each module gets on import what comments say of its parameters, so that `help()` shows it."""
+
+    def __setattr__(self, name, value):
+        """Note a module that was imported, and write its docstrings."""
+        super().__setattr__(name, value)
+        for path, text in DOCS.get(name, {}).items():
+            owner, _, attribute = path.rpartition(".")
+            with suppress(AttributeError, KeyError, TypeError):  # what is gone, or something else by now
+                found = vars(getattr(value, owner) if owner else value)[attribute]
+                getattr(found, "__func__", found).__doc__ = text
+
+
+sys.modules[__name__].__class__ = _Documented

@@ -1,7 +1,10 @@
 """Stubs say what the modules say, and notebooks keep their rhythm."""
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -155,6 +158,30 @@ def test_stubs_of_modules_that_are_gone_go(tmp_path):
     (tmp_path / "old.pyi").write_text("")
     stubs.write(tmp_path)
     assert [path.name for path in tmp_path.glob("*.pyi")] == ["new.pyi"]
+
+
+def test_help_shows_what_comments_say():
+    from pydoc import plain, render_doc
+
+    from atomrl_nb._docs import DOCS
+    from atomrl_nb.optimizer import RLOptimizer
+    from atomrl_nb.settings import Settings
+    from atomrl_nb.training import resume
+
+    assert "maxstep: no atom moves farther in one step [Å]" in plain(render_doc(RLOptimizer))
+    assert "batch_size: transitions an update" in plain(render_doc(Settings))
+    assert "steps: total of environment steps to reach" in plain(render_doc(resume))
+    for name, docs in DOCS.items():
+        module = importlib.import_module(f"atomrl_nb.{name}")
+        for path, text in docs.items():
+            assert inspect.getdoc(attrgetter(path)(module)) == inspect.cleandoc(text), f"{name}.{path}"
+
+
+def test_names_that_are_gone_keep_no_module_from_being_imported():
+    code = ("from atomrl_nb._docs import DOCS; DOCS['files'] = {'gone': 'x', 'Gone.too': 'x', 'NAMES.gone': 'x', 'COUNTS': 'x'}\n"
+            "import atomrl_nb.files")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_method_of_every_class_is_in_its_stub():

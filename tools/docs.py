@@ -48,6 +48,9 @@ def write_pages():
 
     nbdev.processors._do_eval = runs
     link_own_names()
+    from atomrl_nb._docs import DOCS
+
+    DOCS.clear()  # the pages have the parameters in tables
     refresh_quarto_yml()
     proc_nbs(force=True, n_workers=0)
 

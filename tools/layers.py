@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "atomrl_nb"
 LIB = ROOT / PACKAGE
-GENERATED = {"__init__", "_modidx"}
+GENERATED = {"__init__", "_modidx", "_docs"}
 TOOLS = ["IPython", "ipywidgets", "jupyterlab", "nbdev", "nglview"]  # for notebooks; scripts do without them
 
 

@@ -30,6 +30,7 @@ DOCS = {
         'write_text': 'Write a text file beside and rename it, so that it is there whole or not at all.\n\npath: file',
         'check_free': 'Refuse a run folder that is in use; one whose making was interrupted is free.\n\nrun: folder to make',
         'create_run': 'Make a run folder with settings and structures: yields it to be filled, and it is a run when the block has ended.\n\nrun: folder to make\nconfig: settings of the run, plain JSON values\nstructures: `ase.Atoms` the run trains on',
+        'read_config': 'Read the settings of a run.\n\nrun: run folder',
         'read_run': 'Read the settings and structures of a run.\n\nrun: run folder\nreturns: (config, structures)',
         'digest': 'Compute a SHA-256 checksum.\n\nreturns: 64 hexadecimal digits',
         'identity': 'Compute the digest of all that determines a run: its settings but for `run` and `steps`, and its structures.\n\nrun: run folder',
@@ -232,10 +233,10 @@ DOCS = {
         'hindsight': 'Label every state of a converged episode with the way to its end.\n\npositions: (n_steps, n_atoms, 3) visited in one episode, not wrapped [Å]\nend: (n_atoms, 3) where it converged [Å]\nreturns: (n_steps, n_atoms, 3) way that was left [Å]',
     },
     'files': {
-        'read_text': 'Read a text file in UTF-8.\n\npath: file',
+        'read_text': 'Read a text file in UTF-8.\n\npath: file\nlast: the first line, and the lines among so many bytes at the end; None: all',
         'read_json': 'Read a JSON file that holds names with values.\n\npath: file',
         'read_toml': 'Read a TOML file.\n\npath: file',
-        'read_rows': 'Read a table of numbers.\n\npath: CSV file with a header\ncolumns: the header it must have; None: any\nreturns: a dictionary of text for each whole row',
+        'read_rows': 'Read a table of numbers.\n\npath: CSV file with a header\ncolumns: the header it must have; None: any\nlast: rows among so many bytes at the end; None: all\nreturns: a dictionary of text for each whole row',
     },
     'force_field': {
         'spring_constants': 'Estimate how stiff each coordinate is.\n\nnumbers: (n_atoms,) atomic numbers\nlengths: (n_vectors,) of the bonds at rest, as far as they are known [Å]\nreturns: (n_rows,) [eV/Å²] and [eV/radian²]',
@@ -355,7 +356,6 @@ DOCS = {
         'ages': "Tell how old a batch is and how much of it is the expert's.\n\nupdates: of the present policy\nreturns: scalars to log",
     },
     'monitor': {
-        'tail': 'Read the last whole rows of a table.\n\npath: CSV file, which may just be growing\nsize: bytes to read at its end\nreturns: rows as dictionaries of text',
         'Progress': 'How far a run is.\n\nstate: training, paused, stopped or finished\nsteps: to reach\nspeed: environment steps a second, lately\nreward: mean of the last steps\nfmax: median after the last steps [eV/Å]\nnumbers: in force now: the names in `HELD`',
         'progress': 'Tell how far a run is, and whether it goes on.\n\nrun: run folder',
         'binned': 'Sum up a long curve in few points.\n\nx: (n,) rising\ny: (n,) NaN where nothing is known\nhow: or mean\npoints: at most\nleast: values summed up in a point, at least\nreturns: x, middle, lower and upper quartile, each (n_points,)',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free',
-           'create_run', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors',
+           'create_run', 'read_config', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors',
            'load_agent_tensors', 'write_state', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint',
            'latest_t_total', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
 
@@ -119,17 +119,23 @@ def create_run(
         sync(run)
 
 # %% ../nbs/08_checkpoints.ipynb #af86e5c6
+def read_config(
+    run: str | Path,  # run folder
+) -> dict:
+    "Read the settings of a run."
+    path = Path(run)/"config.json"
+    if not path.is_file(): raise InputError(f"{str(run)!r} is no run folder: it holds no config.json.")
+    config = read_json(path)
+    check(config, source=path, names="all")
+    return config
+
 def read_run(
     run: str | Path,  # run folder
 ) -> tuple:  # (config, structures)
     "Read the settings and structures of a run."
-    run = Path(run)
-    if not (run/"config.json").is_file(): raise InputError(f"{str(run)!r} is no run folder: it holds no config.json.")
-    config = read_json(run/"config.json")
-    check(config, source=run/"config.json", names="all")
-    try: return config, read(run/"structures.traj", ":")
+    config, path = read_config(run), str(Path(run)/"structures.traj")
+    try: return config, read(path, ":")
     except Exception as error:  # whatever a damaged file makes its reader raise
-        path = str(run/"structures.traj")
         raise InputError(f"{path!r} is missing or damaged ({type(error).__name__}: {error}).") from error
 
 # %% ../nbs/08_checkpoints.ipynb #c0a81f09
@@ -409,7 +415,7 @@ def wish(
     **wishes,  # deviation_weight, nfake, exploration_noise: a number or None; paused, stop: True or False
 ) -> dict:  # all that is wished now
     "Ask a run for something, also while it goes on in another process; what was wished before stays."
-    read_run(run)  # says so where this is no run folder
+    read_config(run)  # says so where this is no run folder
     try: before = read_wishes(run)
     except InputError: before = {}  # a file that was not followed is no loss
     wishes = before | check_wishes(wishes)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from .memory import ReplayMemory
 from .td3 import TD3Agent
-__all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free', 'create_run', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors', 'load_agent_tensors', 'write_state', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
+__all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free', 'create_run', 'read_config', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors', 'load_agent_tensors', 'write_state', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
 
 class DiskError(OSError):
     """A file of a run could not be written: its message is one sentence."""
@@ -43,6 +43,12 @@ def create_run(run: str | Path, config: dict, structures: list):
     run: folder to make
     config: settings of the run, plain JSON values
     structures: `ase.Atoms` the run trains on
+    """
+
+def read_config(run: str | Path) -> dict:
+    """Read the settings of a run.
+
+    run: run folder
     """
 
 def read_run(run: str | Path) -> tuple:

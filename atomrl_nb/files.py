@@ -6,21 +6,31 @@
 __all__ = ['NAMES', 'COUNTS', 'read_text', 'read_json', 'read_toml', 'read_rows']
 
 # %% ../nbs/00a_files.ipynb #0af0004
-import csv, io, json, stat, tomllib
+import csv, io, json, os, stat, tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 from .structures import InputError
 
 # %% ../nbs/00a_files.ipynb #0af0007
+def _ends(path: Path, last: int) -> bytes:
+    "Read the first line of a file, and the whole lines among so many bytes at its end."
+    with open(path, "rb") as file:
+        first = file.readline()
+        start = max(len(first), os.fstat(file.fileno()).st_size - last)
+        file.seek(start)
+        end = file.read()
+    return first + (end if start == len(first) else end[end.find(b"\n") + 1:])
+
 def read_text(
     path: str | Path,  # file
+    last: int | None = None,  # the first line, and the lines among so many bytes at the end; None: all
 ) -> str:
     "Read a text file in UTF-8."
     path, data = Path(path), b""
     try:
         if not stat.S_ISREG(path.stat().st_mode): raise InputError(f"{str(path)!r} is no plain file.")
-        data = path.read_bytes()
+        data = path.read_bytes() if last is None else _ends(path, last)
         return data.decode("utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"There is no file {str(path)!r}.") from error
@@ -58,9 +68,16 @@ COUNTS = ("t_total", "episode", "start", "steps")  # columns of whole numbers
 def read_rows(
     path: str | Path,  # CSV file with a header
     columns: list | None = None,  # the header it must have; None: any
+    last: int | None = None,  # rows among so many bytes at the end; None: all
 ) -> list:  # a dictionary of text for each whole row
     "Read a table of numbers."
-    text = read_text(path)
+    if last is not None:
+        try: return _rows(path, read_text(path, last), columns)
+        except InputError: pass  # all of it says in which line; or the end began inside of a name
+    return _rows(path, read_text(path), columns)
+
+def _rows(path: str | Path, text: str, columns: list | None) -> list:
+    "Understand the text of a table."
     reader, rows = csv.reader(io.StringIO(text[:text.rfind("\n") + 1], newline="")), []
     try:
         header = next(reader, [])

@@ -3,10 +3,11 @@
 from pathlib import Path
 __all__ = ['NAMES', 'COUNTS', 'read_text', 'read_json', 'read_toml', 'read_rows']
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, last: int | None=None) -> str:
     """Read a text file in UTF-8.
 
     path: file
+    last: the first line, and the lines among so many bytes at the end; None: all
     """
 
 def read_json(path: str | Path) -> dict:
@@ -23,10 +24,11 @@ def read_toml(path: str | Path) -> dict:
 NAMES: tuple[str, ...]  # columns of text
 COUNTS: tuple[str, ...]  # columns of whole numbers
 
-def read_rows(path: str | Path, columns: list | None=None) -> list:
+def read_rows(path: str | Path, columns: list | None=None, last: int | None=None) -> list:
     """Read a table of numbers.
 
     path: CSV file with a header
     columns: the header it must have; None: any
+    last: rows among so many bytes at the end; None: all
     returns: a dictionary of text for each whole row
     """

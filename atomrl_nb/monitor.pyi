@@ -5,15 +5,8 @@ from typing import ClassVar
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-__all__ = ['BLUE', 'BLACK', 'ORANGE', 'INDICATORS', 'COLORS', 'NAMES', 'SHARE', 'FILES', 'tail', 'Progress', 'progress', 'binned', 'Panel', 'svg', 'panels', 'head', 'body', 'Number', 'Dashboard', 'newest_episode', 'monitor']
-
-def tail(path: Path, size: int=65536) -> list:
-    """Read the last whole rows of a table.
-
-    path: CSV file, which may just be growing
-    size: bytes to read at its end
-    returns: rows as dictionaries of text
-    """
+__all__ = ['END', 'BLUE', 'BLACK', 'ORANGE', 'INDICATORS', 'COLORS', 'NAMES', 'SHARE', 'FILES', 'Progress', 'progress', 'binned', 'Panel', 'svg', 'panels', 'head', 'body', 'Number', 'Dashboard', 'newest_episode', 'monitor']
+END: int  # bytes at the end of `metrics.csv`
 
 @dataclass(frozen=True)
 class Progress:

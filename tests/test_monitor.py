@@ -276,6 +276,21 @@ def test_a_dashboard_rests_in_proportion_to_what_it_took(steered, tmp_path):
     assert board.body.value != drawn
 
 
+@pytest.mark.parametrize("file, text, said", [
+    ("config.json", '{"steps": 48', "config.json' is no valid JSON"), ("config.json", "{}", "is missing in"),
+    ("metrics.csv", "t_total,half\n1,2\n", "metrics.csv', line 1: the header"), ("metrics.csv", "", "metrics.csv', line 0: the header")])
+def test_a_glance_names_a_file_that_cannot_be_understood(plain, tmp_path, file, text, said):
+    run = copied(plain, tmp_path / "run", 48)
+    (run / file).write_text(text)
+    with pytest.raises(InputError, match=said): progress(run)
+
+
+def test_a_glance_names_the_line_that_is_no_row(plain, tmp_path):
+    run = copied(plain, tmp_path / "run", 48)
+    with open(run / "metrics.csv", "a") as table: table.write("49,junk\n")
+    with pytest.raises(InputError, match="metrics.csv', line 50: 2 cells"): progress(run)
+
+
 def test_watching_sees_what_changes_and_survives_a_file_that_is_being_made_anew(steered, tmp_path):
     run = copied(steered, tmp_path / "run", 48)
     board = monitor(run, interval=0.05)

@@ -7,6 +7,7 @@ __all__ = ['PlanSettings', 'Plan', 'plan']
 
 # %% ../nbs/01d_planning.ipynb #1dd00004
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -25,6 +26,55 @@ class PlanSettings:
     enough: float = 0.002  # planned forces of this share of the true ones are small enough
     iterations: int = 16  # of Lanczos in each sub-step, for structures too large for eigenvectors
 
+# %% ../nbs/01d_planning.ipynb #1d0a0001
+@dataclass(frozen=True)
+class _Task:
+    "What the walks of a batch of structures have to do."
+    local: LocalEnergy  # the model
+    offset: torch.Tensor  # (n_atoms, 3) true forces at the start, minus the model's [eV/Å]
+    reach: torch.Tensor  # (n_graphs,) no atom moves farther [Å]
+    enough: torch.Tensor  # (n_graphs,) where the largest force is below the root of this, a walk has arrived [eV²/Å²]
+
+    def going(self, forces):
+        "Tell which structures have not arrived, by the forces (n_atoms, 3) that are expected."
+        return self.local.graph.max((forces**2).sum(1)) > self.enough
+
+    def only(self, kept):
+        "Leave out structures."
+        atoms = kept[self.local.graph.batch]
+        return _Task(self.local.only(kept), self.offset[atoms], self.reach[kept], self.enough[kept])
+
+class _Walked(NamedTuple):
+    "Where the walks are."
+    shift: torch.Tensor  # (n_atoms, 3) displacement [Å]
+    forces: torch.Tensor  # (n_atoms, 3) that are expected there [eV/Å]
+    energy: torch.Tensor  # (n_graphs,) of the model [eV], up to a constant
+
+# %% ../nbs/01d_planning.ipynb #962a6fdc
+def _walk(task, moved, shift, forces, settings, done=0):
+    "Take the sub-steps that are left after the first `done`; `moved` is the model at `shift`."
+    graph = task.local.graph
+    for k in range(done, settings.sub_steps):
+        going, new_hessian = task.going(forces), k % settings.refresh == 0
+        if not torch.is_grad_enabled():
+            if not bool(going.any()): break
+            if new_hessian and going.sum() < 0.75 * len(going):
+                return _walk_with_some(going, task, moved, shift, forces, settings, k)
+        if new_hessian: step = saddle_free_operator(moved.hessian(), settings.eps, iterations=settings.iterations)
+        move = capped(translation_free(step(forces), graph), graph, settings.sub_step)
+        move = move * going[graph.batch, None]
+        shift = capped(shift + move, graph, task.reach)
+        moved = Moved(task.local, shift)
+        forces = translation_free(moved.forces() + task.offset, graph)
+    return _Walked(shift, forces, moved.energy())
+
+def _walk_with_some(going, task, moved, shift, forces, settings, done):
+    "Go on with some structures; the others are where they were."
+    some, atoms = task.only(going), going[task.local.graph.batch]
+    ends = _walk(some, Moved(some.local, shift[atoms]), shift[atoms], forces[atoms], settings, done)
+    shift, forces = shift.index_put((atoms,), ends.shift), forces.index_put((atoms,), ends.forces)
+    return _Walked(shift, forces, moved.energy().index_put((going,), ends.energy))
+
 # %% ../nbs/01d_planning.ipynb #1dd00008
 @dataclass(frozen=True)
 class Plan:
@@ -34,34 +84,16 @@ class Plan:
     energy: torch.Tensor  # (n_graphs,) expected change [eV]
 
 def plan(
-    local: LocalEnergy,
+    local: LocalEnergy,  # the model
     forces: torch.Tensor,  # (n_atoms, 3) true ones where the walk begins [eV/Å]
     settings: PlanSettings = PlanSettings(),
     reach: torch.Tensor | None = None,  # (n_graphs,) instead of the settings' [Å]
 ) -> Plan:
     "Walk towards the minimum of the model."
-    graph, here = local.graph, Moved(local)
-    forces, reach = translation_free(forces, graph), torch.full_like(graph.cell[:, 0, 0], settings.reach) if reach is None else reach
-    offset, enough = forces - here.forces(), settings.enough**2 * graph.max((forces**2).sum(1))
-    shift, expected, energy = _walk(here, torch.zeros_like(forces), forces, offset, reach, enough, settings)
-    work = shift.new_zeros(graph.n_graphs).index_add(0, graph.batch, (offset * shift).sum(1))
-    return Plan(shift, expected, energy - here.energy() - work)
-
-# %% ../nbs/01d_planning.ipynb #962a6fdc
-def _walk(moved, shift, expected, offset, reach, enough, settings, done=0):
-    "Take the sub-steps after those that are done, without the structures that arrive on the way: (displacement, expected forces, energy of the model)."
-    s, local, graph = settings, moved.local, moved.local.graph
-    for k in range(done, s.sub_steps):
-        going = graph.max((expected**2).sum(1)) > enough
-        if not torch.is_grad_enabled():
-            if not bool(going.any()): break
-            if k % s.refresh == 0 and going.sum() < 0.75 * len(going):
-                rows, rest = going[graph.batch], local.only(going)
-                ends = _walk(Moved(rest, shift[rows]), shift[rows], expected[rows], offset[rows], reach[going], enough[going], s, k)
-                return tuple(x.index_put((at,), end) for x, at, end in zip((shift, expected, moved.energy()), (rows, rows, going), ends))
-        if k % s.refresh == 0: step = saddle_free_operator(moved.hessian(), s.eps, iterations=s.iterations)
-        move = capped(translation_free(step(expected), graph), graph, s.sub_step) * going[graph.batch, None]
-        shift = capped(shift + move, graph, reach)
-        moved = Moved(local, shift)
-        expected = translation_free(moved.forces() + offset, graph)
-    return shift, expected, moved.energy()
+    graph, start = local.graph, Moved(local)
+    forces = translation_free(forces, graph)
+    if reach is None: reach = torch.full_like(graph.cell[:, 0, 0], settings.reach)
+    offset, enough = forces - start.forces(), settings.enough**2 * graph.max((forces**2).sum(1))
+    end = _walk(_Task(local, offset, reach, enough), start, torch.zeros_like(forces), forces, settings)
+    work = end.shift.new_zeros(graph.n_graphs).index_add(0, graph.batch, (offset * end.shift).sum(1))
+    return Plan(end.shift, end.forces, end.energy - start.energy() - work)

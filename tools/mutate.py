@@ -80,7 +80,7 @@ MUTATIONS = [Mutation(*row) for row in [
      "min(maxstep, loop.reach)", "maxstep",
      "test_planning.py::test_no_move_is_longer_than_the_reach_in_the_card"),
     ("a plan of the network leaves its reach", "planning.py",
-     "shift = capped(shift + move, graph, reach)", "shift = shift + move",
+     "shift = capped(shift + move, graph, task.reach)", "shift = shift + move",
      "test_networks.py::test_a_plan_stays_within_its_reach"),
     ("episodes that were cut off give labels", "*.py",
      "if terminated:", "if True:",

@@ -474,7 +474,7 @@ DOCS = {
     'planning': {
         'PlanSettings': 'How a plan is made.\n\nsub_steps: steps in the model for each force evaluation\nreach: no atom moves farther in all of them [Å]\nsub_step: nor in one of them [Å]\nrefresh: sub-steps that share a Hessian\neps: curvatures below this count as this [eV/Å²]\nenough: planned forces of this share of the true ones are small enough\niterations: of Lanczos in each sub-step, for structures too large for eigenvectors',
         'Plan': 'Where a walk in the model ended.\n\ndisplacement: (n_atoms, 3) [Å]\nforces: (n_atoms, 3) as the model expects them there [eV/Å]\nenergy: (n_graphs,) expected change [eV]',
-        'plan': "Walk towards the minimum of the model.\n\nforces: (n_atoms, 3) true ones where the walk begins [eV/Å]\nreach: (n_graphs,) instead of the settings' [Å]",
+        'plan': "Walk towards the minimum of the model.\n\nlocal: the model\nforces: (n_atoms, 3) true ones where the walk begins [eV/Å]\nreach: (n_graphs,) instead of the settings' [Å]",
     },
     'player': {
         'Player.__init__': 'structures: `ase.Atoms`\nmake: () -> calculator; None: that of the settings',

@@ -40,6 +40,7 @@ class Plan:
 def plan(local: LocalEnergy, forces: torch.Tensor, settings: PlanSettings=..., reach: torch.Tensor | None=None) -> Plan:
     """Walk towards the minimum of the model.
 
+    local: the model
     forces: (n_atoms, 3) true ones where the walk begins [eV/Å]
     reach: (n_graphs,) instead of the settings' [Å]
     """

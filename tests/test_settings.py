@@ -12,6 +12,7 @@ from ase.build import bulk
 from ase.io import write
 
 from atomrl_nb.cli import diagnose_main, relax_main, train_main
+from atomrl_nb.learner import METRICS
 from atomrl_nb.networks import Actor, NetworkSettings, load_policy, save_policy
 from atomrl_nb.schema import LIST, NETWORK, SCHEMA, TEXT
 from atomrl_nb.settings import Settings, check_settings, describe, settings_from
@@ -154,8 +155,11 @@ def test_a_run_whose_rows_are_gone_does_not_go_on(run, capsys):
     assert "does not hold the rows of t_total 1 to 32" in refused(capsys, train_main, "--resume", run, "--steps", 48)
 
 
+COMMAS = b"," * (len(METRICS) - 1)
+
+
 @pytest.mark.parametrize("junk, said", [
-    (b"junk\n", "line 34"), (b"9" * 5000 + b"," * 33 + b"\n", "line 34"), (b"x" + b"," * 33 + b"\n", "t_total is 'x'"),
+    (b"junk\n", "line 34"), (b"9" * 5000 + COMMAS + b"\n", "line 34"), (b"x" + COMMAS + b"\n", "t_total is 'x'"),
     (b"\xff\xfe\n", "line 34"), (b"\0\n", "line 34")])
 def test_junk_in_a_table_is_named_with_its_line(run, capsys, junk, said):
     with open(run / "metrics.csv", "ab") as file: file.write(junk)

@@ -25,7 +25,7 @@ from atomrl_nb.callbacks import BaseCallback, held_at, read_changes
 from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,
+SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=16, evaluation_starts=2,
                  checkpoint_interval=16, buffer_capacity=100, network=NetworkSettings(channels=4, layers=1))
 CHANGES = {20: dict(nfake=0.9, deviation_weight=5.0), 28: dict(exploration_noise=0.05), 36: dict(nfake=None)}
 
@@ -104,7 +104,7 @@ def test_a_new_wish_waits_until_the_logged_ones_are_replayed(steered, tmp_path):
 
 def test_killed_in_the_middle_and_resumed_it_is_the_run_whose_changes_were_asked_for_in_time(tmp_path):
     """A process of its own, steered from outside at a time that nobody chose, and killed before the next checkpoint."""
-    settings = dict(n_envs=4, learning_starts=8, batch_size=8, seed=1, evaluation_interval=20, evaluation_starts=2, checkpoint_interval=16, buffer_capacity=100,
+    settings = dict(n_envs=4, learning_starts=8, batch_size=8, seed=1, evaluation_interval=16, evaluation_starts=2, checkpoint_interval=16, buffer_capacity=100,
                     network=dict(channels=4, layers=1))
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     run = tmp_path / "run"

@@ -261,8 +261,14 @@ MUTATIONS = [Mutation(*row) for row in [
      'if state.get("identity") != identity(run)', "if False",
      "test_checkpoints.py::test_a_checkpoint_belongs_to_its_run"),
     ("two processes write to one run", "checkpoints.py",
-     "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass",
+     "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) break", "break",
      "test_checkpoints.py::test_two_processes_do_not_write_to_one_run"),
+    ("two processes make one run", "checkpoints.py",
+     "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) except", "pass\n    except",
+     "test_checkpoints.py::test_of_two_who_make_one_run_at_once_one_is_refused"),
+    ("what is mixed remembers", "environment.py",
+     '(getattr(calculator, "mixer", None), "calcs", ()): begin_afresh(part)', '(None, "calcs", ()): begin_afresh(part)',
+     "test_training.py::test_a_mixture_of_calculators_trains_and_resumes_exactly"),
 ]]
 
 

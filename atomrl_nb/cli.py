@@ -30,7 +30,7 @@ from .network_speed import bench_networks
 from .loop import LoopSearch, tune_run
 from .learned import find_policy, shipped_policies
 from .comparing import CLASSICAL, relax, summary
-from .optimizer import FALLBACKS
+from .last_resort import FALLBACKS
 from .outputs import check_targets, frames_to, structure_format, write_structures
 from .report import Report
 from .search import search

@@ -25,7 +25,8 @@ from .coordinates import Coordinates, coordinates_of
 from .experiment import TimedCalculator
 from .internals import Measured, find_internals
 from .measuring import fell_apart
-from .optimizer import RLOptimizer, of_filter
+from .last_resort import of_filter
+from .optimizer import RLOptimizer
 from .planner import Planner, settled
 from .walk import Surrogate, largest
 

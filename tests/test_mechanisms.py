@@ -16,7 +16,8 @@ from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.networks import Actor, NetworkSettings, relative_inputs, rms_force
 from atomrl_nb.learned import smallest_allowed
 from atomrl_nb.loop import LoopSearch, numbers_of, search_loop
-from atomrl_nb.optimizer import RelaxMany, RLOptimizer, best_matrix, last_resort
+from atomrl_nb.last_resort import best_matrix, last_resort
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer
 from atomrl_nb.structures import CountedCalculator, calculator, fixed_mask, load, perturb
 from atomrl_nb.learner import Trainer
 from atomrl_nb.evaluation import card_of

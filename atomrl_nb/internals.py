@@ -233,7 +233,7 @@ class Measured:
 
     def __init__(
         self,
-        internals: Internals,
+        internals: Internals,  # which coordinates
         place: Place,  # positions and cell
     ):
         s = internals

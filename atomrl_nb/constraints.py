@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MOST_IMAGES', 'LARGE', 'CORRECTION_MODES', 'CORRECTION_FORMS', 'covalent_r0', 'pair_r0', 'allowed_share',
-           'dual_vectors', 'atom_pairs', 'image_vectors', 'candidate_pairs', 'Correction', 'correct_action',
-           'deviation', 'correction_reward']
+           'dual_vectors', 'atom_pairs', 'Images', 'image_vectors', 'CandidatePairs', 'candidate_pairs', 'Correction',
+           'correct_action', 'deviation', 'correction_reward']
 
 # %% ../nbs/03_constraints.ipynb #e4e62d78
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from ase.data import covalent_radii
@@ -25,7 +26,7 @@ def covalent_r0(
     return factor * (radii[:, None] + radii)
 
 def pair_r0(
-    graph: AtomGraph,
+    graph: AtomGraph,  # whose elements count
     index: torch.Tensor,  # (2, n_pairs) atoms
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
 ) -> torch.Tensor:  # (n_pairs,) [Å]
@@ -34,6 +35,14 @@ def pair_r0(
     return table[tuple(graph.numbers[index])] if table.dim() else table.expand(index.shape[1])
 
 # %% ../nbs/03_constraints.ipynb #831e3e23
+def _until_contact(a, b, c):
+    "Solve for the share of the move after which each pair is in contact, 1 where it never is: (share, root)."
+    hits, one = (b < 0) & (b**2 > a * c), torch.ones_like(b)
+    root = (b**2 - a * c).clamp(min=0).sqrt()
+    share = c.clamp(min=0) / torch.where(hits, root - b, one)  # 0 for a pair that starts closer than r0
+    return torch.where(hits, share, one).clamp(max=1), root
+
+# %% ../nbs/03_constraints.ipynb #30a00002
 def allowed_share(
     apart: torch.Tensor,  # (n_pairs, 3) from one atom to the other [Å]
     move: torch.Tensor,  # (n_pairs, 3) relative displacement of the pair [Å]
@@ -42,11 +51,11 @@ def allowed_share(
     "Find the largest share of a move that keeps each pair at least `r0` apart; differentiable in `move`."
     v = move.detach()
     a, b, c = (v**2).sum(1), (apart * v).sum(1), (apart**2).sum(1) - r0**2
-    hits = (b < 0) & (b**2 > a * c)
-    root = (b**2 - a * c).clamp(min=0).sqrt()
-    share = torch.where(hits, c.clamp(min=0) / torch.where(hits, root - b, torch.ones_like(b)), torch.ones_like(b)).clamp(max=1)
-    steep = torch.where(share < 1, share / torch.maximum(root, -0.1 * b).clamp(min=1e-12), torch.zeros_like(b))
-    return share + steep * ((apart + share[:, None] * v) * (move - v)).sum(1)
+    share, root = _until_contact(a, b, c)
+    steepness = share / torch.maximum(root, -0.1 * b).clamp(min=1e-12)
+    steepness = torch.where(share < 1, steepness, torch.zeros_like(b))  # a whole move has no slope
+    contact = apart + share[:, None] * v  # D + t v
+    return share + steepness * (contact * (move - v)).sum(1)
 
 # %% ../nbs/03_constraints.ipynb #376c8ecc
 def _ragged(counts):
@@ -55,7 +64,7 @@ def _ragged(counts):
     return row, torch.arange(len(row), device=counts.device) - (counts.cumsum(0) - counts)[row]
 
 def dual_vectors(
-    graph: AtomGraph,
+    graph: AtomGraph,  # with cells
 ) -> torch.Tensor:  # (n_graphs, 3, 3) as columns [1/Å], zero for directions that do not repeat
     "Invert the periodic part of each cell."
     rows = graph.cell.double() * graph.pbc[:, :, None]
@@ -63,43 +72,62 @@ def dual_vectors(
 
 # %% ../nbs/03_constraints.ipynb #d3b49ebc
 def atom_pairs(
-    graph: AtomGraph,
-    wanted: torch.Tensor,  # (n_graphs,) bool
+    graph: AtomGraph,  # one or many structures
+    wanted: torch.Tensor,  # (n_graphs,) bool: structures whose pairs are listed
 ) -> torch.Tensor:  # (2, n_pairs)
     "List the pairs of different atoms of the wanted structures, each once."
-    after = graph.sizes.cumsum(0)[graph.batch] - torch.arange(1, graph.n_atoms + 1, device=graph.batch.device)
-    row, place = _ragged(after * wanted[graph.batch])
+    end = graph.sizes.cumsum(0)[graph.batch]
+    partners = end - torch.arange(1, graph.n_atoms + 1, device=graph.batch.device)  # atoms of the structure after each
+    row, place = _ragged(partners * wanted[graph.batch])
     return torch.stack([row, row + 1 + place])
 
 # %% ../nbs/03_constraints.ipynb #dda863d3
 MOST_IMAGES = 5_000_000  # a move that asks for more is no step, and would exhaust the memory
 
+class Images(NamedTuple):
+    "Periodic images of pairs."
+    row: torch.Tensor  # (n_images,) pair of each
+    lattice: torch.Tensor  # (n_images, 3) lattice vector to be added [Å]
+
+def _cell_shifts(middle, reach, dual):
+    "List the cell shifts (n, 3) that can bring a pair within reach, and the pair of each (n,)."
+    at = (middle.double()[:, None] @ dual)[:, 0]
+    wide = reach[:, None] * dual.norm(dim=1) + 1e-4
+    low, high = (-at - wide).ceil().long(), (wide - at).floor().long()
+    n = (high - low + 1).clamp(min=0)  # (n_pairs, 3)
+    if n.double().prod(1).sum() > MOST_IMAGES:
+        raise FloatingPointError(f"Moves of up to {float(reach.max()):.0f} Å are no steps: the policy has diverged.")
+    row, place = _ragged(n.prod(1))
+    _, b, c = n[row].unbind(1)
+    return low[row] + torch.stack([place // (b * c), place // c % b, place % c], dim=1), row
+
+# %% ../nbs/03_constraints.ipynb #30a00003
 def image_vectors(
     middle: torch.Tensor,  # (n_pairs, 3) vector between the atoms halfway through the move [Å]
     reach: torch.Tensor,  # (n_pairs,) [Å]
     cell: torch.Tensor,  # (n_pairs, 3, 3) of each pair's structure [Å]
     dual: torch.Tensor,  # (n_pairs, 3, 3) its dual vectors [1/Å]
-) -> tuple:  # row of each image's pair (n_images,), lattice vectors (n_images, 3) [Å]
+) -> Images:
     "List the periodic images of each pair whose vector is shorter than `reach`."
-    at, wide = (middle.double()[:, None] @ dual)[:, 0], reach[:, None] * dual.norm(dim=1) + 1e-4
-    low, high = (-at - wide).ceil().long(), (wide - at).floor().long()
-    n = (high - low + 1).clamp(min=0)
-    if n.double().prod(1).sum() > MOST_IMAGES: raise FloatingPointError(f"Moves of up to {float(reach.max()):.0f} Å are no steps: the policy has diverged.")
-    row, place = _ragged(n.prod(1))
-    n, low = n[row], low[row]
-    shift = low + torch.stack([place // (n[:, 1] * n[:, 2]), place // n[:, 2] % n[:, 1], place % n[:, 2]], dim=1)
+    shift, row = _cell_shifts(middle, reach, dual)
     lattice = (shift.to(cell)[:, None] @ cell[row])[:, 0]
     near = (middle[row] + lattice).norm(dim=1) < reach[row]
-    return row[near], lattice[near]
+    return Images(row[near], lattice[near])
 
 # %% ../nbs/03_constraints.ipynb #70649416
+class CandidatePairs(NamedTuple):
+    "Pairs of atoms that could meet, periodic images included."
+    index: torch.Tensor  # (2, n_pairs) atoms
+    apart: torch.Tensor  # (n_pairs, 3) vector from the first to the second before the move [Å]
+
 def _listed_pairs(graph, k, reach):
     "List the pairs of one structure within `reach` by the cell list."
     mine = (graph.batch == k).nonzero().flatten()
-    numpy = lambda x: x.detach().cpu().numpy()
+    def numpy(x): return x.detach().cpu().numpy()
     ij, vec = neighbours(numpy(graph.positions[mine]), numpy(graph.cell[k]), numpy(graph.pbc[k]), reach)
     once = ij[0] < ij[1]
-    return torch.as_tensor(ij[:, once]).to(mine) + mine[0], torch.as_tensor(vec[once]).to(graph.positions)
+    index = torch.as_tensor(ij[:, once]).to(mine) + mine[0]
+    return CandidatePairs(index, torch.as_tensor(vec[once]).to(graph.positions))
 
 # %% ../nbs/03_constraints.ipynb #a46323fe
 LARGE = 64  # atoms; beyond, a cell list is faster than all pairs
@@ -108,26 +136,38 @@ def candidate_pairs(
     graph: AtomGraph,  # positions before the move
     displacement: torch.Tensor,  # (n_atoms, 3) [Å]
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
-) -> tuple:  # index (2, n_pairs) and vectors before the move (n_pairs, 3) [Å]
+) -> CandidatePairs:
     "List every pair, periodic images included, that could meet when each atom makes some share of its move."
-    positions, move, dual = graph.positions.detach(), displacement.detach(), dual_vectors(graph)
-    length = move.norm(dim=1)
-    listed = (graph.sizes > LARGE) & (2 * graph.max(length) + torch.as_tensor(r0).max() < 1 / dual.norm(dim=1).amax(1))
-    i, j = index = atom_pairs(graph, ~listed)
-    middle = positions[j] - positions[i] + (move[j] - move[i]) / 2
+    move, dual, farthest = displacement.detach(), dual_vectors(graph), torch.as_tensor(r0).max()
+    length, thickness = move.norm(dim=1), 1 / dual.norm(dim=1).amax(1)  # of a move, of a cell in its thinnest direction
+    listed = (graph.sizes > LARGE) & (2 * graph.max(length) + farthest < thickness)
+    found = [_all_pairs(graph, move, r0, dual, ~listed)]
+    for k in listed.nonzero().flatten().tolist():
+        reach = farthest + 2 * length[graph.batch == k].max()
+        found.append(_listed_pairs(graph, k, float(reach)))
+    return CandidatePairs(torch.cat([pairs.index for pairs in found], 1), torch.cat([pairs.apart for pairs in found]))
+
+def _all_pairs(graph, move, r0, dual, wanted):
+    "List the pairs of the wanted structures that could meet, out of all their pairs and images."
+    positions, length = graph.positions.detach(), move.norm(dim=1)
+    i, j = index = atom_pairs(graph, wanted)
+    apart, structure = positions[j] - positions[i], graph.batch[i]
+    middle = apart + (move[j] - move[i]) / 2
     reach = pair_r0(graph, index, r0) + (length[i] + length[j]) / 2
-    row, lattice = image_vectors(middle, reach, graph.cell[graph.batch[i]], dual[graph.batch[i]])
-    found = [(index[:, row], (positions[j] - positions[i])[row] + lattice)]
-    found += [_listed_pairs(graph, k, float(torch.as_tensor(r0).max() + 2 * length[graph.batch == k].max())) for k in listed.nonzero().flatten().tolist()]
-    return torch.cat([ij for ij, _ in found], 1), torch.cat([vec for _, vec in found])
+    row, lattice = image_vectors(middle, reach, graph.cell[structure], dual[structure])
+    return CandidatePairs(index[:, row], apart[row] + lattice)
 
 # %% ../nbs/03_constraints.ipynb #c10b9c16
 @dataclass(frozen=True)
 class Correction:
     "What the minimum distance leaves of a move."
     displacement: torch.Tensor  # (n_atoms, 3) the move that is allowed [Å]
-    a_back: torch.Tensor  # share of the move that was taken back, 0 to 1: (n_graphs,), or (n_atoms,) in mode "atom"
+    a_back: torch.Tensor  # share of the move that was reverted, 0 to 1: (n_graphs,), or (n_atoms,) in mode "atom"
     pairs: torch.Tensor  # (2, n_pairs) atoms that would have come too close
+
+def _relative(displacement, index):
+    "Take the relative displacement of each pair."
+    return displacement[index[1]] - displacement[index[0]]
 
 def _smallest(share, index, n):
     "Take the smallest share per atom or structure that `index` names, 1 where it names none."
@@ -136,23 +176,24 @@ def _smallest(share, index, n):
 # %% ../nbs/03_constraints.ipynb #214321dd
 def _one_share(graph, displacement, index, apart, r0):
     "Keep one share for each structure: the smallest that a pair allows."
-    share = allowed_share(apart, displacement[index[1]] - displacement[index[0]], r0)
+    share = allowed_share(apart, _relative(displacement, index), r0)
     return _smallest(share, graph.batch[index[0]], graph.n_graphs)
 
 def _share_of_each(graph, displacement, index, apart, r0, rounds=12):
     "Keep a share for each atom: the smallest of its pairs, until no pair is violated."
-    kept, touching = displacement.new_ones(graph.n_atoms), 1 - 8 * torch.finfo(displacement.dtype).eps
+    kept = displacement.new_ones(graph.n_atoms)
+    touching = 1 - 8 * torch.finfo(displacement.dtype).eps  # a pair whose share is larger is not violated
     for _ in range(rounds):
         move = kept[:, None] * displacement
-        share = allowed_share(apart, move[index[1]] - move[index[0]], r0)
+        share = allowed_share(apart, _relative(move, index), r0)
         if not (share < touching).any(): return kept
         kept = kept * _smallest(share.repeat(2), index.flatten(), graph.n_atoms)
     return kept * _one_share(graph, kept[:, None] * displacement, index, apart, r0)[graph.batch]
 
 # %% ../nbs/03_constraints.ipynb #0ce6ced9
 def _bisection(graph, displacement, index, apart, r0, halvings=10):
-    "Keep what a bisection finds that looks at the end of the move alone; not differentiable."
-    move, owner = (displacement[index[1]] - displacement[index[0]]).detach(), graph.batch[index[0]]
+    "Keep the share that a bisection finds by the end of the move alone; not differentiable."
+    move, owner = _relative(displacement, index).detach(), graph.batch[index[0]]
     def clash(back):
         near = (apart + (1 - back)[owner, None] * move).norm(dim=1) < r0
         return torch.bincount(owner[near], minlength=graph.n_graphs) > 0
@@ -173,34 +214,36 @@ def correct_action(
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers (`covalent_r0`)
     mode: str = "structure",  # one of `CORRECTION_MODES`
 ) -> Correction:
-    "Take back what brings a pair closer than `r0` on the way; differentiable in `displacement`."
+    "Shorten a move so that no pair comes closer than `r0` along its path; differentiable in `displacement`."
     keep = CORRECTION_MODES[check_name(mode, CORRECTION_MODES, "correction mode")]
     index, apart = candidate_pairs(graph, displacement, r0)
     distance = pair_r0(graph, index, r0)
     kept = keep(graph, displacement, index, apart, distance)
-    met = allowed_share(apart, (displacement[index[1]] - displacement[index[0]]).detach(), distance) < 1
+    met = allowed_share(apart, _relative(displacement, index).detach(), distance) < 1
     each = kept if mode == "atom" else kept[graph.batch]
     return Correction(displacement * each[:, None], 1 - kept, torch.unique(index[:, met], dim=1))
 
 # %% ../nbs/03_constraints.ipynb #0c80e1aa
 def deviation(
-    graph: AtomGraph,
+    graph: AtomGraph,  # positions before the move
     displacement_pred: torch.Tensor,  # (n_atoms, 3) as the actor proposes it [Å]
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
     mode: str = "structure",  # one of `CORRECTION_MODES`
     through: bool = True,  # let the gradient run through the correction
 ) -> torch.Tensor:  # (n_graphs,) mean square over atoms [Å²]
-    "Measure how far the environment would hold a proposal back."
+    "Measure how far the environment would change a proposal."
     actual = correct_action(graph, displacement_pred, r0, mode).displacement
-    return graph.mean(((displacement_pred - (actual if through else actual.detach()))**2).sum(1))
+    if not through: actual = actual.detach()
+    return graph.mean(((displacement_pred - actual)**2).sum(1))
 
 # %% ../nbs/03_constraints.ipynb #360ca0db
 CORRECTION_FORMS = {"severe": lambda a: a / (1.1 - a), "linear": lambda a: a}
 
 def correction_reward(
-    a_back: float,  # share of the move that was taken back, 0 to 1
-    weight: float = 0.5,
+    a_back: float,  # share of the move that was reverted, 0 to 1
+    weight: float = 0.5,  # w
     form: str = "severe",  # one of `CORRECTION_FORMS`
 ) -> float:  # at most 0
-    "Punish a move for the share of it that was taken back."
-    return -weight * CORRECTION_FORMS[check_name(form, CORRECTION_FORMS, "correction form")](a_back)
+    "Punish a move for the share of it that was reverted."
+    punishment = CORRECTION_FORMS[check_name(form, CORRECTION_FORMS, "correction form")]
+    return -weight * punishment(a_back)

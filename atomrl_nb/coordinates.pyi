@@ -3,29 +3,34 @@
 from typing import Any
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.filters import Filter
 from scipy.sparse import csr_matrix
-__all__ = ['LOCAL', 'CURVED', 'ENERGIES', 'FREE', 'LEVER', 'common', 'allowed_moves', 'unknown_constraints', 'held_slopes', 'allowed_strains', 'Coordinates', 'Place', 'slopes_at', 'coordinates_of', 'asked']
+__all__ = ['LOCAL', 'CURVED', 'ENERGIES', 'FREE', 'LEVER', 'BAND', 'CLIMBS', 'OTHER', 'unknown_constraints', 'common', 'allowed_moves', 'held_slopes', 'allowed_strains', 'Coordinates', 'Place', 'slopes_at', 'coordinates_of', 'EnergyForces', 'asked']
 LOCAL: Any  # constraints on single atoms
 CURVED: Any  # whose directions change when the atoms move
 ENERGIES: Any  # not constraints of motion, but energies beside the calculator's
 FREE: Any  # internal coordinates do not see the centre of mass, so it stays anyway
 
+def unknown_constraints(atoms: Atoms) -> list:
+    """List constraints that planning does not know.
+
+    returns: names
+    """
+
 def common(projectors: list) -> np.ndarray:
-    """Project onto what several projectors have in common."""
+    """Project onto what several projectors have in common.
+
+    projectors: (n, n) matrices
+    returns: (n, n)
+    """
 
 def allowed_moves(atoms: Atoms) -> csr_matrix | None:
     """Project displacements onto what the constraints allow everywhere.
 
     returns: (3 n_atoms, 3 n_atoms); None where all is free
-    """
-
-def unknown_constraints(atoms: Atoms) -> list:
-    """List constraints that planning does not know.
-
-    returns: names
     """
 
 def held_slopes(atoms: Atoms) -> np.ndarray:
@@ -37,8 +42,10 @@ def held_slopes(atoms: Atoms) -> np.ndarray:
 def allowed_strains(atoms: Atoms, mask: np.ndarray, hydrostatic: bool=False, constant_volume: bool=False) -> np.ndarray:
     """Project strains onto what a cell filter and the symmetry allow.
 
+    atoms: whose symmetry is kept, where it is a constraint
     mask: (3, 3) elements of the strain that may change
     hydrostatic: only the volume changes
+    constant_volume: all but the volume changes
     returns: (9, 9)
     """
 LEVER: float  # Å: what the logarithm of the strain is multiplied with
@@ -60,16 +67,16 @@ class Coordinates:
     moves: csr_matrix | None = None
     @property
     def size(self) -> int:
-        """returns: numbers in the vector"""
+        """Count the numbers in the vector."""
     @cached_property
     def curved(self) -> bool:
-        """returns: whether allowed directions change"""
+        """Tell whether the allowed directions change as the atoms move."""
     @cached_property
     def loose(self) -> bool:
-        """returns: whether the whole may move and turn"""
+        """Tell whether the whole may move and turn."""
     @property
     def beyond_fixed_atoms(self) -> bool:
-        """returns: whether there is more to it than atoms that move and atoms that do not"""
+        """Tell whether there is more to it than atoms that move and atoms that do not."""
     def place(self, x: np.ndarray) -> 'Place':
         """Find positions and cell.
 
@@ -83,13 +90,15 @@ class Coordinates:
     def set(self, atoms: Atoms, x: np.ndarray) -> None:
         """Move atoms and cell; constraints have the last word."""
     def corrected(self, x: np.ndarray, old: np.ndarray) -> np.ndarray:
-        """Put right what a step from `old` has changed of bond lengths that must stay.
+        """Correct what a step has changed of bond lengths that must stay.
 
-        returns: (n_atoms or n_atoms + 3, 3) [Å]
+        x: (n_atoms or n_atoms + 3, 3) [Å]
+        old: the same before the step
+        returns: the same shape
         """
 
 class Place:
-    """Positions and cell that a vector of coordinates stands for."""
+    """Positions and cell that a vector of coordinates describes."""
     coordinates: Coordinates
     x: np.ndarray
     positions: np.ndarray
@@ -97,21 +106,30 @@ class Place:
     stretch: Any
     values: Any
     axes: Any
-    def __init__(self, coordinates: Coordinates, x: np.ndarray) -> None: ...
+    def __init__(self, coordinates: Coordinates, x: np.ndarray) -> None:
+        """x: (n_atoms or n_atoms + 3, 3) [Å]"""
     @property
     def volume(self) -> float:
-        """returns: Å³"""
+        """Measure the cell.
+
+        returns: Å³
+        """
     @cached_property
     def moves(self) -> csr_matrix | None:
-        """returns: (3 n_atoms, 3 n_atoms) projector onto displacements that are allowed here; None: all"""
+        """Project onto displacements that are allowed here.
+
+        returns: (3 n_atoms, 3 n_atoms); None: all
+        """
     def to_strain(self, slopes: np.ndarray) -> np.ndarray:
         """Differentiate with the logarithm of the strain.
 
-        returns: (n, 3, 3) by the deformation -> (n, 9) by the last three rows
+        returns: (n, 3, 3) by the deformation -> (n, 9) by the last rows
         """
     def pull(self, forces: np.ndarray, virial: np.ndarray | None=None) -> np.ndarray:
-        """Turn forces on atoms (n_atoms, 3) and the virial (3, 3), minus volume times stress, into forces on the coordinates.
+        """Turn forces on atoms and the virial into forces on the coordinates.
 
+        forces: (n_atoms, 3) on the atoms [eV/Å]
+        virial: (3, 3) minus volume times stress [eV]; None where the cell stays
         returns: (n,) [eV/Å]
         """
     def on_atoms(self, forces: np.ndarray) -> np.ndarray:
@@ -123,6 +141,7 @@ class Place:
 def slopes_at(place: Place, ends: np.ndarray, vectors: np.ndarray, by_vector: np.ndarray, begins: np.ndarray) -> csr_matrix:
     """Differentiate rows with the coordinates.
 
+    place: where to differentiate
     ends: (n_entries, 2) atoms from which and to which the vector of each entry goes
     vectors: (n_entries, 3) [Å]
     by_vector: (n_entries, 3) slopes with them
@@ -132,11 +151,23 @@ def slopes_at(place: Place, ends: np.ndarray, vectors: np.ndarray, by_vector: np
 
 def coordinates_of(target: Atoms | Filter) -> Coordinates:
     """Find the coordinates of atoms or of atoms in a filter."""
+BAND: str
+CLIMBS: str
+OTHER: str
 
-def asked(atoms: Atoms, place: Place, consistent: bool=False) -> tuple:
+class EnergyForces(NamedTuple):
+    """Energy and forces at a place.
+
+    energy: or enthalpy [eV]; NaN where there is none
+    forces: (n,) on the coordinates [eV/Å]
+    """
+    energy: float
+    forces: np.ndarray
+
+def asked(atoms: Atoms, place: Place, consistent: bool=False) -> EnergyForces:
     """Ask a calculator.
 
     atoms: at the place, with calculator
+    place: where the atoms are
     consistent: the energy that the forces belong to, as of smeared electrons
-    returns: energy or enthalpy [eV], NaN where there is none; forces (n,) [eV/Å]
     """

@@ -3,23 +3,49 @@
 from typing import Any
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from .coordinates import Place
-__all__ = ['BONDED', 'KINDS', 'STRAIGHT', 'FLAT', 'MOST_ANGLES', 'MOST_TORSIONS', 'pairs_within', 'find_bonds', 'Internals', 'find_internals', 'wrapped', 'Measured']
+__all__ = ['BONDED', 'KINDS', 'STRAIGHT', 'FLAT', 'MOST_ANGLES', 'MOST_TORSIONS', 'Pairs', 'pairs_within', 'Bonds', 'find_bonds', 'Pattern', 'Internals', 'find_internals', 'wrapped', 'Measured']
 BONDED: float  # sums of covalent radii
 
-def pairs_within(atoms: Atoms, reach: float) -> list:
+class Pairs(NamedTuple):
+    """Pairs of atoms and images, in both directions.
+
+    i: (n_pairs,) first atom
+    j: (n_pairs,) second atom
+    shift: (n_pairs, 3) cell shift of the second
+    distance: (n_pairs,) [Å]
+    """
+    i: np.ndarray
+    j: np.ndarray
+    shift: np.ndarray
+    distance: np.ndarray
+
+def pairs_within(atoms: Atoms, reach: float) -> Pairs:
     """List all pairs of atoms and images within `reach`, in both directions.
 
+    atoms: structure; no calculator is needed
     reach: [Å]
-    returns: atoms i and j (n_pairs,), cell shift of j (n_pairs, 3), distance (n_pairs,) [Å]
     """
 
-def find_bonds(atoms: Atoms) -> tuple:
-    """Find the bonds, each in both directions, in order of the first atom.
+class Bonds(NamedTuple):
+    """Bonds, each in both directions.
 
-    returns: atoms i and j (n_vectors,), cell shift of j (n_vectors, 3)
+    i: (n_vectors,) first atom
+    j: (n_vectors,) second atom
+    shift: (n_vectors, 3) cell shift of the second
+    """
+    i: np.ndarray
+    j: np.ndarray
+    shift: np.ndarray
+
+def find_bonds(atoms: Atoms) -> Bonds:
+    """Find the bonds.
+
+    atoms: structure; no calculator is needed
+    returns: in order of the first atom
     """
 KINDS: tuple[str, ...]
 STRAIGHT: float  # degrees: larger angles become bends
@@ -27,13 +53,22 @@ FLAT: float  # triple product of a flat atom, at most
 MOST_ANGLES: int  # neighbours of an atom that has angles, and torsions
 MOST_TORSIONS: int  # neighbours of an atom that has angles, and torsions
 
+class Pattern(NamedTuple):
+    """Which vectors make which row, row after row.
+
+    vectors: (n_entries,) vector of each entry of a row
+    begins: (n_rows + 1,) first entry of each row, and the number of entries
+    """
+    vectors: np.ndarray
+    begins: np.ndarray
+
 @dataclass(frozen=True)
 class Internals:
     """Which vectors between atoms make which coordinate.
 
     ends: (n_vectors, 2) atoms from which and to which each vector goes
     shifts: (n_vectors, 3) cell shift of the second
-    back: (n_bonded,) vector in the opposite direction; chords of chains come after the bonds and have none
+    back: (n_bonded,) vector in the opposite direction; the chords of chains, after the bonds, have none
     bonds: (n, 1) vectors
     angles: (n, 2) vectors from the atom in the middle
     bends: (n, 2) the same
@@ -55,22 +90,29 @@ class Internals:
     def starts(self) -> np.ndarray:
         """returns: (6,) first row of each kind, and the number of rows"""
     def rows(self, kind: str) -> slice:
-        """Tell which rows are of a kind."""
-    @cached_property
-    def pattern(self) -> tuple:
-        """Tell which vectors make which row.
+        """Tell which rows are of a kind.
 
-        returns: vector of each entry of a row, where each row begins
+        kind: one of `KINDS`
         """
+    @cached_property
+    def pattern(self) -> Pattern:
+        """Tell which vectors make which row."""
     def same_as(self, other: 'Internals') -> bool:
-        """Tell whether both are the same coordinates of the same bonds."""
+        """Tell whether both are the same coordinates of the same bonds.
+
+        other: of the same atoms
+        """
 
 def find_internals(atoms: Atoms) -> Internals:
-    """Find the internal coordinates of a structure."""
+    """Find the internal coordinates of a structure.
+
+    atoms: structure; no calculator is needed
+    """
 
 def wrapped(angle: np.ndarray) -> np.ndarray:
     """Take differences of torsions the short way round.
 
+    angle: [radian]
     returns: [radian], from -pi to pi
     """
 
@@ -81,4 +123,7 @@ class Measured:
     length: Any
     values: Any
     slopes: Any
-    def __init__(self, internals: Internals, place: Place) -> None: ...
+    def __init__(self, internals: Internals, place: Place) -> None:
+        """internals: which coordinates
+        place: positions and cell
+        """

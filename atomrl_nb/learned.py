@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['CAREFUL', 'TEACHERS', 'shipped_policies', 'find_policy', 'known_part', 'taught_by', 'away_from_home', 'choose_policy',
-           'ActorPlanner', 'actor_planner', 'observe', 'propose_moves', 'smallest_allowed', 'kept_apart',
+           'ActorPlanner', 'actor_planner', 'observe', 'propose_moves', 'smallest_allowed', 'Shortened', 'kept_apart',
            'LearnedEnergy', 'LoopSettings', 'loop_of', 'learned_planner', 'Beside']
 
 # %% ../nbs/03a_learned.ipynb #3aa00004
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,33 +46,45 @@ def find_policy(
     if str(policy) in shipped: return load_policy(shipped[str(policy)])
     for file in (path/"policy.safetensors", path):
         if file.is_file(): return load_policy(file)
-    raise InputError(f"There is no policy {str(policy)!r}: give a run folder, a policy file, 'auto', 'none', or one of: {', '.join(shipped) or '(none shipped)'}.")
+    raise InputError(f"There is no policy {str(policy)!r}: give a run folder, a policy file, 'auto', 'none', "
+                     f"or one of: {', '.join(shipped) or '(none shipped)'}.")
 
 # %% ../nbs/03a_learned.ipynb #3aa00010
 CAREFUL = 0.3  # Å: trust radius of the first move of a policy that is away from home
-TEACHERS = {"emt": ("EMT", "CompiledEMT"), "lj": ("LennardJones", "FullLennardJones"), "eam": ("EAM",)}  # spec of a card -> classes
+TEACHERS = {"emt": ("EMT", "CompiledEMT"), "lj": ("LennardJones", "FullLennardJones"),
+            "eam": ("EAM",)}  # spec of a card -> classes
 
 def known_part(
-    atoms: Atoms,
-    card: dict,
+    atoms: Atoms,  # structure; no calculator is needed
+    card: dict,  # of a policy
 ) -> np.ndarray:  # (n_atoms,) bool
     "Tell which atoms are of elements that a policy was trained on."
     return np.isin(atoms.get_chemical_symbols(), card.get("elements", atoms.get_chemical_symbols()))
 
-def taught_by(calculator) -> str:
+def taught_by(
+    calculator: Calculator,
+) -> str:
     "Name the class of a calculator, behind one that counts."
     while hasattr(calculator, "inner"): calculator = calculator.inner
     return type(calculator).__name__
 
+def _strange_part(atoms, ranges):
+    "Tell which share of the atoms has another coordination than those of its element in training."
+    def usual(symbol, n):
+        least, most = ranges[symbol]
+        return least / 1.5 - 0.5 <= n <= most * 1.5 + 0.5
+    return np.mean([not usual(symbol, n) for symbol, n in zip(atoms.symbols, coordination(atoms))])
+
+# %% ../nbs/03a_learned.ipynb #3a0a0001
 def away_from_home(
     atoms: Atoms,  # with calculator, where it is known
-    card: dict,
+    card: dict,  # of a policy
 ) -> str:  # empty where a policy is at home
     "Say why a policy should begin carefully."
-    symbols, known = np.array(atoms.get_chemical_symbols()), card.get("coordination")
-    if not known_part(atoms, card).all(): return f"it was not trained on {', '.join(sorted(set(symbols[~known_part(atoms, card)])))}"
-    number = coordination(atoms)
-    strange = 0 if known is None else np.mean([not known[s][0] / 1.5 - 0.5 <= n <= known[s][1] * 1.5 + 0.5 for s, n in zip(symbols, number)])
+    unknown = sorted(set(atoms.symbols[~known_part(atoms, card)]))
+    if unknown: return f"it was not trained on {', '.join(unknown)}"
+    ranges = card.get("coordination")
+    strange = 0 if ranges is None else _strange_part(atoms, ranges)
     if strange > 0.5: return f"{strange:.0%} of the atoms have surroundings unlike those in training"
     teacher = card.get("calculator", "").partition(":")[0]
     if atoms.calc is not None and teacher in TEACHERS and taught_by(atoms.calc) not in TEACHERS[teacher]:
@@ -87,14 +100,16 @@ def choose_policy(
     "Choose among policies."
     best = ""
     for name, (_, card) in policies.items():
-        if known_part(atoms, card).all() and "surroundings" not in away_from_home(atoms, card): return name
-        if 0.5 <= known_part(atoms, card).mean() < 1 and "coordination" in card and _at_home(atoms, card): best = best or name
+        known = known_part(atoms, card)
+        if known.all() and "surroundings" not in away_from_home(atoms, card): return name
+        if 0.5 <= known.mean() < 1 and "coordination" in card and _at_home(atoms, card): best = best or name
     return best
 
 def _at_home(atoms, card):
     "Tell whether the part that a policy knows has surroundings like those in training."
     part = atoms[known_part(atoms, card)]
-    return "surroundings" not in away_from_home(part, {k: v for k, v in card.items() if k != "calculator"})
+    whatever_calculator = {name: value for name, value in card.items() if name != "calculator"}
+    return "surroundings" not in away_from_home(part, whatever_calculator)
 
 # %% ../nbs/03a_learned.ipynb #3aa00014
 @dataclass
@@ -104,18 +119,21 @@ class ActorPlanner:
     card: dict
     atoms: Atoms  # elements, cell and constraints
     trust: Trust
-    a_back: float = 0.0  # share of the last move that was taken back, because atoms came too close
+    a_back: float = 0.0  # share of the last move that was reverted, because atoms came too close
 
-    def note(self, new: Evaluation) -> str:  # why planning should be given up; empty where it may go on
+    def note(
+        self,
+        new: Evaluation,
+    ) -> str:  # why planning should be given up; empty where it may go on
         "Take note of an evaluation."
         return note(self.trust, new)
 
 def actor_planner(
     atoms: Atoms,  # with calculator, where it is known
-    actor: Actor,
-    card: dict,
+    actor: Actor,  # that proposes displacements
+    card: dict,  # of the policy
     maxstep: float = np.inf,  # no atom moves farther in one step [Å]
-    patience: int | None = None,  # None: 4
+    patience: int | None = None,  # evaluations without progress before planning is given up; None: 4
 ) -> ActorPlanner:
     "Begin a relaxation with an actor."
     widest = min(maxstep, actor.settings.max_displacement)
@@ -125,7 +143,7 @@ def actor_planner(
 
 # %% ../nbs/03a_learned.ipynb #12c00008
 def observe(
-    planner: ActorPlanner,
+    planner: ActorPlanner,  # of the structure
     fmax: float,  # target [eV/Å]
 ) -> AtomGraph:  # at the anchor
     "Show a policy one structure."
@@ -136,9 +154,11 @@ def observe(
     more = dict(forces=now.forces)
     if settings.history: more |= dict(prev_displacement=now.positions - before.positions, prev_forces=before.forces)
     used = min(1.0, (len(trust.history) - 1) / card.get("max_steps", 40))
-    if names: more["env"] = environment_features(names, there, used, fmax, planner.a_back, smallest_allowed(card))[None]
+    r0 = smallest_allowed(card)
+    if names: more["env"] = environment_features(names, there, used, fmax, planner.a_back, r0)[None]
     shown = {name: torch.as_tensor(np.array(value)) for name, value in more.items()}
-    return replace(AtomGraph.from_atoms(there, settings.reach), **shown).to(dtype=next(planner.actor.parameters()).dtype)
+    graph = replace(AtomGraph.from_atoms(there, settings.reach), **shown)
+    return graph.to(dtype=next(planner.actor.parameters()).dtype)
 
 # %% ../nbs/03a_learned.ipynb #bd3a6bb4
 @torch.no_grad()
@@ -152,30 +172,42 @@ def propose_moves(
     moves = actor(graph)
     if not torch.isfinite(moves).all(): raise FloatingPointError("the policy proposed a move that is not finite")
     moves = capped(moves, graph, torch.tensor([trust.radius for trust in trusts]))
-    moves, back = kept_apart(graph, moves, smallest_allowed(card))
-    for planner, taken in zip(planners, back.tolist()): planner.a_back, planner.trust.forecast = taken, None
-    return [t.history[t.anchor].positions + move for t, move in zip(trusts, np.split(moves.double().numpy(), np.cumsum(graph.sizes.tolist())[:-1]))]
+    moves, a_back = kept_apart(graph, moves, smallest_allowed(card))
+    for planner, share in zip(planners, a_back.tolist()): planner.a_back, planner.trust.forecast = share, None
+    each = np.split(moves.double().numpy(), np.cumsum(graph.sizes.tolist())[:-1])
+    return [trust.history[trust.anchor].positions + move for trust, move in zip(trusts, each)]
 
 # %% ../nbs/03a_learned.ipynb #3aa00017
-def smallest_allowed(card: dict) -> float | torch.Tensor:  # [Å], or a table by atomic numbers
+def smallest_allowed(
+    card: dict,  # of a policy
+) -> float | torch.Tensor:  # [Å], or a table by atomic numbers
     "Read the smallest distance of two atoms that a policy was trained with."
     return covalent_r0(card["r0_factor"]) if card.get("r0_factor") else card.get("r0", 0.0)
 
+class Shortened(NamedTuple):
+    "Moves that bring no pair too close."
+    moves: torch.Tensor  # (n_atoms, 3) [Å]
+    a_back: torch.Tensor  # (n_graphs,) share of each structure's move that was reverted
+
+# %% ../nbs/03a_learned.ipynb #3a0a0002
 def kept_apart(
     graph: AtomGraph,  # with edges
     moves: torch.Tensor,  # (n_atoms, 3) [Å]
-    r0: float | torch.Tensor,
+    r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
     halvings: int = 5,  # at most
-) -> tuple:  # moves (n_atoms, 3) [Å], share of each structure's that was taken back
+) -> Shortened:
     "Halve moves that end with a pair closer than `r0`, or, where it is that close already, than 0.9 of now."
-    kept, meeting = moves.new_ones(graph.n_graphs), float(torch.as_tensor(r0).max()) + 2 * float(moves.norm(dim=1).max())
-    if not (graph.edge_vec.norm(dim=1) < meeting).any(): return moves, 1 - kept  # mostly no pair can meet
-    (i, j), apart = index, _ = candidate_pairs(graph, moves, r0)
-    least, owner = torch.minimum(pair_r0(graph, index, r0), 0.9 * apart.norm(dim=1)), graph.batch[i]
+    kept = moves.new_ones(graph.n_graphs)
+    meeting = float(torch.as_tensor(r0).max()) + 2 * float(moves.norm(dim=1).max())  # farther atoms cannot meet
+    if not (graph.edge_vec.norm(dim=1) < meeting).any(): return Shortened(moves, 1 - kept)
+    index, apart = candidate_pairs(graph, moves, r0)
+    (i, j), structure = index, graph.batch[index[0]]
+    least = torch.minimum(pair_r0(graph, index, r0), 0.9 * apart.norm(dim=1))
     for _ in range(halvings):
-        close = (apart + kept[owner, None] * (moves[j] - moves[i])).norm(dim=1) < least
-        kept = torch.where(torch.bincount(owner[close], minlength=len(kept)) > 0, kept / 2, kept)
-    return moves * kept[graph.batch, None], 1 - kept
+        close = (apart + kept[structure, None] * (moves[j] - moves[i])).norm(dim=1) < least
+        clashes = torch.bincount(structure[close], minlength=len(kept)) > 0
+        kept = torch.where(clashes, kept / 2, kept)
+    return Shortened(moves * kept[graph.batch, None], 1 - kept)
 
 # %% ../nbs/03a_learned.ipynb #3aa00021
 class LearnedEnergy:
@@ -184,19 +216,21 @@ class LearnedEnergy:
     def __init__(
         self,
         actor: Actor,  # with a learned energy as its head
-        card: dict,
-        coordinates: Coordinates,
+        card: dict,  # of the policy
+        coordinates: Coordinates,  # of the structure
     ):
-        self.actor, self.part, self.coordinates, self.first = actor, known_part(coordinates.atoms, card), coordinates, None
-        self.name = f"what the policy learned of {', '.join(sorted(set(coordinates.atoms.symbols[self.part])))}"
+        self.actor, self.part = actor, known_part(coordinates.atoms, card)
+        self.coordinates, self.first = coordinates, None  # first: the place that the network was shown
+        elements = sorted(set(coordinates.atoms.symbols[self.part]))
+        self.name = f"what the policy learned of {', '.join(elements)}"
 
     def at_anchor(
         self,
-        springs: ForceField,
-        at: Measured,
+        springs: ForceField,  # of the whole structure
+        at: Measured,  # the anchor
         forces: np.ndarray,  # (n,) true ones there [eV/Å]
-    ) -> Known:  # that is exact where the network knows, and has springs elsewhere
-        "Make the coefficients of the true forces, and put springs where the policy knows nothing."
+    ) -> Known:  # the learned energy of the atoms that the policy knows, and springs elsewhere
+        "Compute the coefficients from the true forces, and put springs where the policy knows nothing."
         if self.first is None or not np.array_equal(self.first.x, at.x): self.look(at.place, forces)
         if self.part.all(): return self
         unknown = np.repeat(~self.part, 3)
@@ -205,27 +239,36 @@ class LearnedEnergy:
         return Beside(self.name, self, anchored(rest, at, forces - self.energy_forces(at)[1]))
 
     @torch.no_grad()
-    def look(self, place: Place, forces: np.ndarray):  # (n,) [eV/Å]
+    def look(
+        self,
+        place: Place,  # positions and cell
+        forces: np.ndarray,  # (n,) true ones there [eV/Å]
+    ):
         "Show the network a place; the walk from there is in double precision, whatever the network is in."
         self.first, atoms = place, self.coordinates.atoms
         known = Atoms(atoms.numbers[self.part], place.positions[self.part], cell=place.cell, pbc=atoms.pbc)
         graph = AtomGraph.from_atoms(known, self.actor.settings.reach, torch.float64)
-        shown = torch.as_tensor(place.on_atoms(forces.reshape(-1, 3))[self.part])
-        self.local = self.actor.local_energy(replace(graph, forces=shown).to(dtype=next(self.actor.parameters()).dtype)).on(graph)
+        shown = replace(graph, forces=torch.as_tensor(place.on_atoms(forces.reshape(-1, 3))[self.part]))
+        precision = next(self.actor.parameters()).dtype
+        self.local = self.actor.local_energy(shown.to(dtype=precision)).on(graph)
 
     @torch.no_grad()
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
+    def energy_forces(
+        self,
+        at: Measured,
+    ) -> tuple[float, np.ndarray]:  # energy [eV], forces (n,) [eV/Å]
         "Compute energy and forces of the part."
-        place, first, stretch = at.place, self.first, None
-        if place.stretch is not None: stretch = place.stretch @ np.linalg.inv(first.stretch)
-        before = first.positions if stretch is None else first.positions @ stretch.T
-        tensor = lambda x: None if x is None else torch.as_tensor(x)
-        moved = Moved(self.local, tensor((place.positions - before)[self.part]), tensor(stretch))
-        forces = np.zeros_like(place.positions)
+        place, first, stretch, before = at.place, self.first, None, self.first.positions
+        if place.stretch is not None:
+            stretch = place.stretch @ np.linalg.inv(first.stretch)
+            before = before @ stretch.T
+        shift = torch.as_tensor((place.positions - before)[self.part])
+        moved = Moved(self.local, shift, None if stretch is None else torch.as_tensor(stretch))
+        energy, forces = float(moved.energy()), np.zeros_like(place.positions)
         forces[self.part] = moved.forces().numpy()
-        if stretch is None: return float(moved.energy()), place.pull(forces)
+        if stretch is None: return energy, place.pull(forces)
         work = place.coordinates.pressure * place.volume
-        return float(moved.energy()) + work, place.pull(forces, moved.virial().numpy() - work * np.eye(3))
+        return energy + work, place.pull(forces, moved.virial().numpy() - work * np.eye(3))
 
 # %% ../nbs/03a_learned.ipynb #3aa00028
 @dataclass(frozen=True)
@@ -236,23 +279,31 @@ class LoopSettings:
     error: float = 1.0  # how wrong the energy is thought to be, in units of `PlannerSettings.learned`
     past: float = 10.0  # evaluations whose largest force is more than this many times that at the anchor teach nothing
 
-def loop_of(actor: Actor, card: dict) -> LoopSettings:
+def loop_of(
+    actor: Actor,  # with a learned energy as its head
+    card: dict,  # of the policy
+) -> LoopSettings:
     "Read the numbers of the loop from a card, or take the usual ones."
     numbers = dict(reach=1.5 * actor.settings.max_displacement) | card.get("loop", {})
     return LoopSettings(**{f.name: float(numbers[f.name]) for f in fields(LoopSettings) if f.name in numbers})
 
+def _learned_errors(loop, usual):
+    "Scale how wrong a learned energy is thought to be."
+    def scaled(numbers): return tuple(loop.error * x for x in numbers)
+    return replace(usual, shares=scaled(usual.shares), curvatures=scaled(usual.curvatures), absurd=loop.past)
+
+# %% ../nbs/03a_learned.ipynb #3a0a0003
 def learned_planner(
-    coordinates: Coordinates,
+    coordinates: Coordinates,  # of the structure
     calculator: Calculator | None,  # the true one
     actor: Actor,  # with a learned energy as its head
-    card: dict,
+    card: dict,  # of the policy
     maxstep: float = np.inf,  # no atom moves farther in one step [Å]
-    patience: int | None = None,  # None: 8 where the policy knows all elements
+    patience: int | None = None,  # evaluations without progress; None: 8 where the policy knows all elements
 ) -> Planner:
     "Begin a relaxation that plans in what a policy has learned."
     loop, usual, atoms = loop_of(actor, card), PlannerSettings(), coordinates.atoms.copy()
-    atoms.calc, scaled = calculator, lambda numbers: tuple(loop.error * x for x in numbers)
-    errors = replace(usual.learned, shares=scaled(usual.learned.shares), curvatures=scaled(usual.learned.curvatures), absurd=loop.past)
+    atoms.calc, errors = calculator, _learned_errors(loop, usual.learned)
     trust = TrustSettings(patience=patience or TrustSettings.patience)
     if known_part(atoms, card).all():
         widest = min(maxstep, loop.reach)
@@ -261,18 +312,22 @@ def learned_planner(
     else:  # springs carry the rest, and they learn from far away too
         trust = replace(trust, first=min(maxstep, trust.first), widest=min(maxstep, trust.widest))
         errors = replace(errors, absurd=usual.errors.absurd)
-    settings = replace(usual, trust=trust, learned=errors, walk=replace(usual.walk, steps=round(loop.steps)))
+    walk = replace(usual.walk, steps=round(loop.steps))
+    settings = replace(usual, trust=trust, learned=errors, walk=walk)
     return Planner(coordinates, LearnedEnergy(actor, card, coordinates), settings)
 
 # %% ../nbs/03a_learned.ipynb #3aa00024
 @dataclass(frozen=True)
 class Beside:
     "A learned energy of a part, and springs for the rest."
-    name: str
-    learned: LearnedEnergy
-    springs: ForceField
+    name: str  # as the log calls it
+    learned: LearnedEnergy  # of the atoms that the policy knows
+    springs: ForceField  # on coordinates that other atoms take part in
 
-    def energy_forces(self, at: Measured) -> tuple:  # energy [eV], forces (n,) [eV/Å]
+    def energy_forces(
+        self,
+        at: Measured,
+    ) -> tuple[float, np.ndarray]:  # energy [eV], forces (n,) [eV/Å]
         "Add them up."
         (energy, forces), (more, pull) = self.learned.energy_forces(at), self.springs.energy_forces(at)
         return energy + more, forces + pull

@@ -147,6 +147,7 @@ def candidate_pairs(
         found.append(_listed_pairs(graph, k, float(reach)))
     return CandidatePairs(torch.cat([pairs.index for pairs in found], 1), torch.cat([pairs.apart for pairs in found]))
 
+# %% ../nbs/03_constraints.ipynb #30a00004
 def _all_pairs(graph, move, r0, dual, wanted):
     "List the pairs of the wanted structures that could meet, out of all their pairs and images."
     positions, length = graph.positions.detach(), move.norm(dim=1)

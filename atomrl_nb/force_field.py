@@ -125,6 +125,7 @@ def _in_rings_of_three(internals, middle):
     p, q = internals.ends[middle].T
     return np.asarray(linked[p].multiply(linked[q]).sum(axis=1)).ravel() > 0
 
+# %% ../nbs/01g_force_field.ipynb #1a0c0007
 def _flat_terms(at, around, short, internals):
     (i, j), vectors = internals.ends.T, internals.flats
     middle = i[vectors[:, 0]]
@@ -260,6 +261,7 @@ def force_field(
     k = kept * spring_constants(at, internals, numbers, at.length if lengths is None else lengths)
     return ForceField(internals, numbers, pairs, k, _stiffness(k, pairs), at.values, kept)
 
+# %% ../nbs/01g_force_field.ipynb #1a0c0006
 def _stiffness(k, pairs):
     "Put spring constants on the diagonal of a matrix, and their couplings beside it."
     diagonal = np.arange(len(k))
@@ -297,6 +299,7 @@ def inverse(
     factors = cho_factor(whole.toarray(), lower=True)
     return lambda b: cho_solve(factors, b)
 
+# %% ../nbs/01g_force_field.ipynb #1a0c0005
 def anchored(
     field: ForceField,  # whose springs are to be placed
     at: Measured,  # the anchor

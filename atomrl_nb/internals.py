@@ -146,6 +146,7 @@ class _Vectors:
         "Tell whether two vectors from an atom go in nearly opposite directions."
         return self.unit[a] @ self.unit[b] < np.cos(np.radians(STRAIGHT))
 
+# %% ../nbs/01f_internals.ipynb #1f0a0008
 def _vectors(atoms):
     "Find the vectors along the bonds of a structure."
     i, j, shift = find_bonds(atoms)
@@ -228,6 +229,7 @@ def wrapped(
     "Take differences of torsions the short way round."
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
+# %% ../nbs/01f_internals.ipynb #1f0a0009
 class Measured:
     "Internal coordinates at a place."
 

@@ -128,6 +128,7 @@ class ActorPlanner:
         "Take note of an evaluation."
         return note(self.trust, new)
 
+# %% ../nbs/03a_learned.ipynb #3a0a0004
 def actor_planner(
     atoms: Atoms,  # with calculator, where it is known
     actor: Actor,  # that proposes displacements

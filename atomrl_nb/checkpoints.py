@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free',
-           'create_run', 'read_config', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors',
-           'load_agent_tensors', 'write_state', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint',
-           'latest_t_total', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
+           'create_run', 'read_config', 'Run', 'read_run', 'digest', 'identity', 'only_writer', 'is_held',
+           'agent_tensors', 'load_agent_tensors', 'write_state', 'CheckpointState', 'read_state', 'checkpoints',
+           'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'LoopState', 'load_checkpoint', 'Table',
+           'check_wishes', 'read_wishes', 'wish']
 
 # %% ../nbs/08_checkpoints.ipynb #f9062668
 import csv, hashlib, io, json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.io import read, write
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -29,7 +32,8 @@ from .td3 import TD3Agent
 # %% ../nbs/08_checkpoints.ipynb #cc080002
 try: import fcntl
 except ImportError as error:
-    raise ImportError("Training and the commands of atomrl_nb need Linux or macOS, whose file locks they use: under Windows, work in WSL. "
+    raise ImportError("Training and the commands of atomrl_nb need Linux or macOS, whose file locks they use: "
+                      "under Windows, work in WSL. "
                       "Relaxing from Python with atomrl_nb.optimizer goes without.") from error
 
 # %% ../nbs/08_checkpoints.ipynb #c0a81f02
@@ -58,9 +62,9 @@ def sync(
 
 def write_text(
     path: Path,  # file
-    text: str,
+    text: str,  # that it is to hold
 ):
-    "Write a text file beside and rename it, so that it is there whole or not at all."
+    "Write a text file under another name and rename it, so that it is there whole or not at all."
     beside = path.with_name(path.name + ".part")
     with disk_errors(path):
         beside.write_text(text, encoding="utf-8")
@@ -73,10 +77,11 @@ UNFINISHED = "config.json.part"
 
 def check_free(
     run: str | Path,  # folder to make
-) -> Path:
+) -> Path:  # the same
     "Refuse a run folder that is in use; one whose making was interrupted is free."
     run = Path(run)
-    if (run/"config.json").exists(): raise InputError(f"{str(run)!r} already holds a run: choose a new folder, a run is never overwritten.")
+    if (run/"config.json").exists():
+        raise InputError(f"{str(run)!r} already holds a run: choose a new folder, a run is never overwritten.")
     if run.exists() and not (run.is_dir() and ((run/UNFINISHED).exists() or not any(run.iterdir()))):
         raise InputError(f"{str(run)!r} already holds other files: choose a new folder.")
     return run
@@ -105,7 +110,8 @@ def create_run(
     "Make a run folder with settings and structures: yields it to be filled, and it is a run when the block has ended."
     run = check_free(run)
     try: run.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise InputError(f"The run folder {str(run)!r} cannot be made ({error.strerror}).") from error
+    except OSError as error:
+        raise InputError(f"The run folder {str(run)!r} cannot be made ({error.strerror}).") from error
     with disk_errors(run), open(run/UNFINISHED, "a", encoding="utf-8") as file:
         _claim(run, file)
         file.truncate(0), file.write(json.dumps(config, indent=1)), file.flush()
@@ -129,28 +135,34 @@ def read_config(
     check(config, source=path, names="all")
     return config
 
+class Run(NamedTuple):
+    "What a run folder says of its run."
+    config: dict  # settings, plain JSON values
+    structures: list[Atoms]  # that it trains on
+
 def read_run(
     run: str | Path,  # run folder
-) -> tuple:  # (config, structures)
+) -> Run:
     "Read the settings and structures of a run."
     config, path = read_config(run), str(Path(run)/"structures.traj")
-    try: return config, read(path, ":")
+    try: return Run(config, read(path, ":"))
     except Exception as error:  # whatever a damaged file makes its reader raise
         raise InputError(f"{path!r} is missing or damaged ({type(error).__name__}: {error}).") from error
 
 # %% ../nbs/08_checkpoints.ipynb #c0a81f09
 def digest(
-    data: bytes,
+    data: bytes,  # of a file, for example
 ) -> str:  # 64 hexadecimal digits
     "Compute a SHA-256 checksum."
     return hashlib.sha256(data).hexdigest()
 
 def identity(
     run: Path,  # run folder
-) -> str:
+) -> str:  # 64 hexadecimal digits
     "Compute the digest of all that determines a run: its settings but for `run` and `steps`, and its structures."
-    text = next(path for path in (run/"config.json", run/UNFINISHED) if path.exists()).read_text(encoding="utf-8")
-    settings = {k: v for k, v in json.loads(text).items() if k not in ("run", "steps")}
+    path = next(path for path in (run/"config.json", run/UNFINISHED) if path.exists())
+    config = json.loads(path.read_text(encoding="utf-8"))
+    settings = {k: v for k, v in config.items() if k not in ("run", "steps")}
     return digest(json.dumps(settings, sort_keys=True).encode() + (run/"structures.traj").read_bytes())
 
 # %% ../nbs/08_checkpoints.ipynb #c0a81f0c
@@ -165,7 +177,9 @@ def only_writer(
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as error:
-                if not wait: raise InputError(f"Another process is training in {str(run)!r}: wait for its end, or stop it.") from error
+                if not wait:
+                    said = f"Another process is training in {str(run)!r}: wait for its end, or stop it."
+                    raise InputError(said) from error
                 time.sleep(wait)
         yield
 
@@ -181,7 +195,7 @@ def is_held(
 # %% ../nbs/08_checkpoints.ipynb #7eafb4a1
 def agent_tensors(
     agent: TD3Agent,
-) -> dict:  # name -> tensor
+) -> dict[str, torch.Tensor]:
     "Name every tensor of the agent."
     tensors = {"generator": agent.generator.get_state(), "updates": torch.tensor(agent.updates)}
     for name in agent.NETWORKS:
@@ -198,26 +212,32 @@ def load_agent_tensors(
 ):
     "Put an agent into a saved state."
     for name in agent.NETWORKS:
-        getattr(agent, name).load_state_dict({k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")})
+        getattr(agent, name).load_state_dict(_under(name + ".", tensors))
     for name in agent.OPTIMIZERS:
         state = {}
-        for key in [k for k in tensors if k.startswith(name + ".")]:
-            place, moment = key.removeprefix(name + ".").split(".")
-            state.setdefault(int(place), {})[moment] = tensors[key].clone()
+        for key, tensor in _under(name + ".", tensors).items():
+            place, moment = key.split(".")
+            state.setdefault(int(place), {})[moment] = tensor.clone()
         optimizer = getattr(agent, name)
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     agent.generator.set_state(tensors["generator"].cpu())
     agent.updates = int(tensors["updates"])
 
+def _under(prefix, tensors):
+    "Choose the tensors whose names begin with a prefix, by the rest of their names."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
 # %% ../nbs/08_checkpoints.ipynb #c0a81f0e
 TENSORS = ("agent.safetensors", "memory.safetensors")
 
-def _seal(state): return digest(json.dumps(state, sort_keys=True).encode())
+def _seal(state):
+    "Compute the checksum of the numbers themselves."
+    return digest(json.dumps(state, sort_keys=True).encode())
 
 def write_state(
     folder: Path,  # made by it
-    agent: TD3Agent,
-    memory: ReplayMemory,
+    agent: TD3Agent,  # to be saved
+    memory: ReplayMemory,  # to be saved
     tensors: dict,  # of the loop: environments in mid-episode, Hessians
     state: dict,  # of the loop: counters and random streams, plain JSON values
 ):
@@ -227,14 +247,21 @@ def write_state(
         folder.mkdir(parents=True)
         save_file(contiguous(agent_tensors(agent)), folder/TENSORS[0])
         save_file(contiguous(memory.state() | {f"loop.{k}": v for k, v in tensors.items()}), folder/TENSORS[1])
-        state = json.loads(json.dumps(state | {"checksums": {name: digest((folder/name).read_bytes()) for name in TENSORS}}))
+        checksums = {name: digest((folder/name).read_bytes()) for name in TENSORS}
+        state = json.loads(json.dumps(state | {"checksums": checksums}))
         (folder/"state.json").write_text(json.dumps(state | {"seal": _seal(state)}), encoding="utf-8")
         for path in (*folder.iterdir(), folder): sync(path)
 
 # %% ../nbs/08_checkpoints.ipynb #c0a81f33
+class CheckpointState(NamedTuple):
+    "What the three files of a checkpoint hold."
+    networks: dict  # tensors of the agent, by name
+    table: dict  # tensors of the memory, and under "loop." those of the loop, by name
+    state: dict  # of the loop: counters and random streams, plain JSON values
+
 def read_state(
     folder: Path,  # that `write_state` filled
-) -> tuple:  # (tensors of the agent, tensors of memory and loop, state)
+) -> CheckpointState:
     "Read the three files, or raise `InputError` where one is not as it was written."
     try:
         state = read_json(folder/"state.json")
@@ -243,7 +270,7 @@ def read_state(
         changed += [name for name in TENSORS if digest((folder/name).read_bytes()) != sums[name]]
         if changed: raise ValueError(f"{changed[0]} is not as it was written: its checksum differs")
         del state["checksums"]
-        return *(load_file(folder/name) for name in TENSORS), state
+        return CheckpointState(*(load_file(folder/name) for name in TENSORS), state)
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"The checkpoint {str(folder)!r} is missing or damaged ({type(error).__name__}: "
                          f"{error}).") from error
@@ -251,13 +278,13 @@ def read_state(
 # %% ../nbs/08_checkpoints.ipynb #312c796f
 def checkpoints(
     run: Path,  # run folder
-) -> dict:  # t_total -> folder, oldest first
+) -> dict[int, Path]:  # t_total -> folder, oldest first
     "List the checkpoints of a run."
-    found = {int(p.name[5:]): p for p in (Path(run)/"checkpoints").glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name)}
-    return dict(sorted(found.items()))
+    named = (Path(run)/"checkpoints").glob("step_*")
+    return dict(sorted((int(p.name[5:]), p) for p in named if re.fullmatch(r"step_\d{8,}", p.name)))
 
 def _forget(folder):
-    "Remove a checkpoint, which is gone at once."
+    "Rename a checkpoint, and remove it then."
     old = folder.with_name(".old")
     shutil.rmtree(old, ignore_errors=True)
     os.replace(folder, old)
@@ -275,13 +302,13 @@ def _copy(path, to):
 def save_checkpoint(
     run: Path,  # run folder
     t_total: int,  # environment steps done
-    agent: TD3Agent,
-    memory: ReplayMemory,
+    agent: TD3Agent,  # to be saved
+    memory: ReplayMemory,  # to be saved
     tensors: dict,  # of the loop: environments in mid-episode, Hessians
     state: dict,  # of the loop: counters and random streams, plain JSON values
     keep: int = 3,  # newest checkpoints that stay
 ) -> Path:  # the checkpoint's folder
-    "Write a checkpoint beside, rename it, and forget the oldest."
+    "Write a checkpoint under another name, rename it, and remove the oldest."
     run = Path(run)
     beside, folder = run/"checkpoints"/".part", run/"checkpoints"/f"step_{t_total:08d}"
     with disk_errors(folder):
@@ -306,8 +333,9 @@ def find_checkpoint(
     if named: return named[0]
     whole = _whole(checkpoints(run).values())
     if not whole: raise InputError(f"{str(run)!r} holds no checkpoint to go on from.")
-    print(f"{str(latest)!r} {f'names {name!r}, which is not there' if name else 'is missing'}: going on from {whole[-1].name}, "
-          "the newest checkpoint that is whole.", file=sys.stderr)
+    fault = f"names {name!r}, which is not there" if name else "is missing"
+    print(f"{str(latest)!r} {fault}: going on from {whole[-1].name}, the newest checkpoint that is whole.",
+          file=sys.stderr)
     write_text(latest, whole[-1].name)
     return whole[-1]
 
@@ -325,30 +353,44 @@ def latest_t_total(
     "Tell how far the newest checkpoint of a run is."
     return int(find_checkpoint(run).name[5:])
 
-# %% ../nbs/08_checkpoints.ipynb #c0a81f17
-def load_checkpoint(
-    run: Path,  # run folder
-    agent: TD3Agent,  # with the run's settings; changed in place
-    memory: ReplayMemory,  # with the run's capacity; changed in place
-) -> tuple:  # (tensors, state) of the loop
-    "Put agent and memory into the state of the newest checkpoint."
-    run, folder = Path(run), find_checkpoint(run)
-    try: networks, table, state = read_state(folder)
+# %% ../nbs/08_checkpoints.ipynb #0c80002
+def _read_or_advise(run, folder):
+    "Read a checkpoint of this run, or say what to do where it is damaged or of another run."
+    try: found = read_state(folder)
     except InputError as error:
         older = [p.name for p in _whole(p for p in checkpoints(run).values() if p != folder)]
-        way_out = f"Whole ones: {', '.join(older)}. Remove the damaged folder to go on from {older[-1]}." if older else "No other one is whole."
-        raise InputError(f"{error} {way_out}") from error
-    if state.get("identity") != identity(run):
-        raise InputError(f"The checkpoint {str(folder)!r} belongs to another run, or config.json or structures.traj was changed since it was written.")
+        advice = "No other one is whole."
+        if older: advice = f"Whole ones: {', '.join(older)}. Remove the damaged folder to go on from {older[-1]}."
+        raise InputError(f"{error} {advice}") from error
+    if found.state.get("identity") != identity(run):
+        raise InputError(f"The checkpoint {str(folder)!r} belongs to another run, "
+                         "or config.json or structures.traj was changed since it was written.")
+    return found
+
+# %% ../nbs/08_checkpoints.ipynb #c0a81f17
+class LoopState(NamedTuple):
+    "What a loop needs to go on exactly."
+    tensors: dict  # environments in mid-episode, Hessians, by name
+    state: dict  # counters and random streams, plain JSON values
+
+def load_checkpoint(
+    run: str | Path,  # run folder
+    agent: TD3Agent,  # with the run's settings; changed in place
+    memory: ReplayMemory,  # with the run's capacity; changed in place
+) -> LoopState:
+    "Put agent and memory into the state of the newest checkpoint."
+    run, folder = Path(run), find_checkpoint(run)
+    networks, table, state = _read_or_advise(run, folder)
     try:
         load_agent_tensors(agent, networks)
         memory.load_state({k: v for k, v in table.items() if not k.startswith("loop.")})
     except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"The checkpoint {str(folder)!r} does not fit the run ({type(error).__name__}: {error}).") from error
+        raise InputError(f"The checkpoint {str(folder)!r} does not fit the run "
+                         f"({type(error).__name__}: {error}).") from error
     if (folder/OFFERED).exists():  # a policy of later belongs to a future that never was
         load_policy(folder/OFFERED)  # says where it is damaged
         _copy(folder/OFFERED, run/OFFERED)
-    return {k.removeprefix("loop."): v for k, v in table.items() if k.startswith("loop.")}, state
+    return LoopState(_under("loop.", table), state)
 
 # %% ../nbs/08_checkpoints.ipynb #eae440fa
 class Table:
@@ -370,13 +412,18 @@ class Table:
         self.file = open(path, "a", newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.file, columns, restval="", lineterminator="\n")
 
-
     @staticmethod
-    def rows(path: Path, columns: list | None = None) -> list:  # a dictionary of text for each row
+    def rows(
+        path: Path,  # file
+        columns: list | None = None,  # that it must have; None: any
+    ) -> list[dict]:  # texts by column, for each row
         "Read all whole rows, also while the table grows."
         return read_rows(path, columns)
 
-    def write(self, **row):
+    def write(
+        self,
+        **row,  # values by column; a column that is left out stays empty
+    ):
         "Append a row; numbers are written so that they read back exactly."
         with disk_errors(self.path):
             exact = {k: repr(float(v)) for k, v in row.items() if isinstance(v, (float, np.floating))}
@@ -387,6 +434,7 @@ class Table:
         with disk_errors(self.path): self.file.flush(), os.fsync(self.file.fileno())
 
     def close(self):
+        "Close the file; what was written stays."
         with disk_errors(self.path): self.file.close()
 
 # %% ../nbs/08_checkpoints.ipynb #c7a1e002
@@ -396,14 +444,14 @@ WISHES = {name: Rule({**TD3, **EXPERT}[name].type | None) for name in HELD} | di
 def check_wishes(
     wishes: dict,  # as in `control.json`
     source: str | Path = "",  # file that they are from, for messages
-) -> dict:
+) -> dict:  # the same
     "Return the wishes, or raise `InputError` for one that makes no sense."
     return check(wishes, WISHES, source=source)
 
 # %% ../nbs/08_checkpoints.ipynb #c7a1e004
 def read_wishes(
     run: str | Path,  # run folder
-) -> dict:  # empty where nothing was ever wished
+) -> dict:  # as in the file; empty where there is none
     "Read `control.json`, or raise `InputError` where it cannot be understood."
     path = Path(run)/"control.json"
     if not path.exists(): return {}

@@ -3,9 +3,12 @@
 from typing import Any
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+import torch
+from ase import Atoms
 from .memory import ReplayMemory
 from .td3 import TD3Agent
-__all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free', 'create_run', 'read_config', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors', 'load_agent_tensors', 'write_state', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
+__all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free', 'create_run', 'read_config', 'Run', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors', 'load_agent_tensors', 'write_state', 'CheckpointState', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'LoopState', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
 
 class DiskError(OSError):
     """A file of a run could not be written: its message is one sentence."""
@@ -24,9 +27,10 @@ def sync(path: Path) -> None:
     """
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside and rename it, so that it is there whole or not at all.
+    """Write a text file under another name and rename it, so that it is there whole or not at all.
 
     path: file
+    text: that it is to hold
     """
 UNFINISHED: str
 
@@ -34,6 +38,7 @@ def check_free(run: str | Path) -> Path:
     """Refuse a run folder that is in use; one whose making was interrupted is free.
 
     run: folder to make
+    returns: the same
     """
 
 @contextmanager
@@ -51,16 +56,25 @@ def read_config(run: str | Path) -> dict:
     run: run folder
     """
 
-def read_run(run: str | Path) -> tuple:
+class Run(NamedTuple):
+    """What a run folder says of its run.
+
+    config: settings, plain JSON values
+    structures: that it trains on
+    """
+    config: dict
+    structures: list[Atoms]
+
+def read_run(run: str | Path) -> Run:
     """Read the settings and structures of a run.
 
     run: run folder
-    returns: (config, structures)
     """
 
 def digest(data: bytes) -> str:
     """Compute a SHA-256 checksum.
 
+    data: of a file, for example
     returns: 64 hexadecimal digits
     """
 
@@ -68,6 +82,7 @@ def identity(run: Path) -> str:
     """Compute the digest of all that determines a run: its settings but for `run` and `steps`, and its structures.
 
     run: run folder
+    returns: 64 hexadecimal digits
     """
 
 @contextmanager
@@ -83,11 +98,8 @@ def is_held(run: str | Path) -> bool:
     run: run folder
     """
 
-def agent_tensors(agent: TD3Agent) -> dict:
-    """Name every tensor of the agent.
-
-    returns: name -> tensor
-    """
+def agent_tensors(agent: TD3Agent) -> dict[str, torch.Tensor]:
+    """Name every tensor of the agent."""
 
 def load_agent_tensors(agent: TD3Agent, tensors: dict) -> None:
     """Put an agent into a saved state.
@@ -101,18 +113,30 @@ def write_state(folder: Path, agent: TD3Agent, memory: ReplayMemory, tensors: di
     """Write agent, memory and loop into a new folder, all of it on the disk at the end.
 
     folder: made by it
+    agent: to be saved
+    memory: to be saved
     tensors: of the loop: environments in mid-episode, Hessians
     state: of the loop: counters and random streams, plain JSON values
     """
 
-def read_state(folder: Path) -> tuple:
+class CheckpointState(NamedTuple):
+    """What the three files of a checkpoint hold.
+
+    networks: tensors of the agent, by name
+    table: tensors of the memory, and under "loop." those of the loop, by name
+    state: of the loop: counters and random streams, plain JSON values
+    """
+    networks: dict
+    table: dict
+    state: dict
+
+def read_state(folder: Path) -> CheckpointState:
     """Read the three files, or raise `InputError` where one is not as it was written.
 
     folder: that `write_state` filled
-    returns: (tensors of the agent, tensors of memory and loop, state)
     """
 
-def checkpoints(run: Path) -> dict:
+def checkpoints(run: Path) -> dict[int, Path]:
     """List the checkpoints of a run.
 
     run: run folder
@@ -121,10 +145,12 @@ def checkpoints(run: Path) -> dict:
 OFFERED: str  # in the run folder, and in each checkpoint as it was then
 
 def save_checkpoint(run: Path, t_total: int, agent: TD3Agent, memory: ReplayMemory, tensors: dict, state: dict, keep: int=3) -> Path:
-    """Write a checkpoint beside, rename it, and forget the oldest.
+    """Write a checkpoint under another name, rename it, and remove the oldest.
 
     run: run folder
     t_total: environment steps done
+    agent: to be saved
+    memory: to be saved
     tensors: of the loop: environments in mid-episode, Hessians
     state: of the loop: counters and random streams, plain JSON values
     keep: newest checkpoints that stay
@@ -145,13 +171,21 @@ def latest_t_total(run: Path) -> int:
     returns: environment steps at the newest checkpoint
     """
 
-def load_checkpoint(run: Path, agent: TD3Agent, memory: ReplayMemory) -> tuple:
+class LoopState(NamedTuple):
+    """What a loop needs to go on exactly.
+
+    tensors: environments in mid-episode, Hessians, by name
+    state: counters and random streams, plain JSON values
+    """
+    tensors: dict
+    state: dict
+
+def load_checkpoint(run: str | Path, agent: TD3Agent, memory: ReplayMemory) -> LoopState:
     """Put agent and memory into the state of the newest checkpoint.
 
     run: run folder
     agent: with the run's settings; changed in place
     memory: with the run's capacity; changed in place
-    returns: (tensors, state) of the loop
     """
 
 class Table:
@@ -167,16 +201,22 @@ class Table:
         t_total: rows beyond this are cut off
         """
     @staticmethod
-    def rows(path: Path, columns: list | None=None) -> list:
+    def rows(path: Path, columns: list | None=None) -> list[dict]:
         """Read all whole rows, also while the table grows.
 
-        returns: a dictionary of text for each row
+        path: file
+        columns: that it must have; None: any
+        returns: texts by column, for each row
         """
     def write(self, **row) -> None:
-        """Append a row; numbers are written so that they read back exactly."""
+        """Append a row; numbers are written so that they read back exactly.
+
+        row: values by column; a column that is left out stays empty
+        """
     def flush(self) -> None:
         """Bring all rows to the disk."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file; what was written stays."""
 HELD: tuple[str, ...]  # numbers that can be held by hand
 WISHES: Any
 
@@ -185,13 +225,14 @@ def check_wishes(wishes: dict, source: str | Path='') -> dict:
 
     wishes: as in `control.json`
     source: file that they are from, for messages
+    returns: the same
     """
 
 def read_wishes(run: str | Path) -> dict:
     """Read `control.json`, or raise `InputError` where it cannot be understood.
 
     run: run folder
-    returns: empty where nothing was ever wished
+    returns: as in the file; empty where there is none
     """
 
 def wish(run: str | Path, **wishes) -> dict:

@@ -3,6 +3,7 @@
 from typing import Any
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
@@ -15,7 +16,7 @@ from .networks import Actor, Policy
 from .planner import Planner
 from .trust import Evaluation, Trust
 from .walk import Known
-__all__ = ['CAREFUL', 'TEACHERS', 'shipped_policies', 'find_policy', 'known_part', 'taught_by', 'away_from_home', 'choose_policy', 'ActorPlanner', 'actor_planner', 'observe', 'propose_moves', 'smallest_allowed', 'kept_apart', 'LearnedEnergy', 'LoopSettings', 'loop_of', 'learned_planner', 'Beside']
+__all__ = ['CAREFUL', 'TEACHERS', 'shipped_policies', 'find_policy', 'known_part', 'taught_by', 'away_from_home', 'choose_policy', 'ActorPlanner', 'actor_planner', 'observe', 'propose_moves', 'smallest_allowed', 'Shortened', 'kept_apart', 'LearnedEnergy', 'LoopSettings', 'loop_of', 'learned_planner', 'Beside']
 
 def shipped_policies() -> dict:
     """List the policies that come with the package.
@@ -34,16 +35,19 @@ TEACHERS: dict[str, tuple[str, ...]]  # spec of a card -> classes
 def known_part(atoms: Atoms, card: dict) -> np.ndarray:
     """Tell which atoms are of elements that a policy was trained on.
 
+    atoms: structure; no calculator is needed
+    card: of a policy
     returns: (n_atoms,) bool
     """
 
-def taught_by(calculator) -> str:
+def taught_by(calculator: Calculator) -> str:
     """Name the class of a calculator, behind one that counts."""
 
 def away_from_home(atoms: Atoms, card: dict) -> str:
     """Say why a policy should begin carefully.
 
     atoms: with calculator, where it is known
+    card: of a policy
     returns: empty where a policy is at home
     """
 
@@ -60,7 +64,7 @@ class ActorPlanner:
     """Plan one relaxation with an actor that proposes displacements and knows all its elements.
 
     atoms: elements, cell and constraints
-    a_back: share of the last move that was taken back, because atoms came too close
+    a_back: share of the last move that was reverted, because atoms came too close
     """
     actor: Actor
     card: dict
@@ -77,13 +81,16 @@ def actor_planner(atoms: Atoms, actor: Actor, card: dict, maxstep: float=..., pa
     """Begin a relaxation with an actor.
 
     atoms: with calculator, where it is known
+    actor: that proposes displacements
+    card: of the policy
     maxstep: no atom moves farther in one step [Å]
-    patience: None: 4
+    patience: evaluations without progress before planning is given up; None: 4
     """
 
 def observe(planner: ActorPlanner, fmax: float) -> AtomGraph:
     """Show a policy one structure.
 
+    planner: of the structure
     fmax: target [eV/Å]
     returns: at the anchor
     """
@@ -99,16 +106,26 @@ def propose_moves(planners: list, fmax: float) -> list:
 def smallest_allowed(card: dict) -> float | torch.Tensor:
     """Read the smallest distance of two atoms that a policy was trained with.
 
+    card: of a policy
     returns: [Å], or a table by atomic numbers
     """
 
-def kept_apart(graph: AtomGraph, moves: torch.Tensor, r0: float | torch.Tensor, halvings: int=5) -> tuple:
+class Shortened(NamedTuple):
+    """Moves that bring no pair too close.
+
+    moves: (n_atoms, 3) [Å]
+    a_back: (n_graphs,) share of each structure's move that was reverted
+    """
+    moves: torch.Tensor
+    a_back: torch.Tensor
+
+def kept_apart(graph: AtomGraph, moves: torch.Tensor, r0: float | torch.Tensor, halvings: int=5) -> Shortened:
     """Halve moves that end with a pair closer than `r0`, or, where it is that close already, than 0.9 of now.
 
     graph: with edges
     moves: (n_atoms, 3) [Å]
+    r0: smallest allowed distance [Å], or a table by atomic numbers
     halvings: at most
-    returns: moves (n_atoms, 3) [Å], share of each structure's that was taken back
     """
 
 class LearnedEnergy:
@@ -119,16 +136,25 @@ class LearnedEnergy:
     first: Any
     name: Any
     def __init__(self, actor: Actor, card: dict, coordinates: Coordinates) -> None:
-        """actor: with a learned energy as its head"""
+        """actor: with a learned energy as its head
+        card: of the policy
+        coordinates: of the structure
+        """
     def at_anchor(self, springs: ForceField, at: Measured, forces: np.ndarray) -> Known:
-        """Make the coefficients of the true forces, and put springs where the policy knows nothing.
+        """Compute the coefficients from the true forces, and put springs where the policy knows nothing.
 
+        springs: of the whole structure
+        at: the anchor
         forces: (n,) true ones there [eV/Å]
-        returns: that is exact where the network knows, and has springs elsewhere
+        returns: the learned energy of the atoms that the policy knows, and springs elsewhere
         """
     def look(self, place: Place, forces: np.ndarray) -> None:
-        """Show the network a place; the walk from there is in double precision, whatever the network is in."""
-    def energy_forces(self, at: Measured) -> tuple:
+        """Show the network a place; the walk from there is in double precision, whatever the network is in.
+
+        place: positions and cell
+        forces: (n,) true ones there [eV/Å]
+        """
+    def energy_forces(self, at: Measured) -> tuple[float, np.ndarray]:
         """Compute energy and forces of the part.
 
         returns: energy [eV], forces (n,) [eV/Å]
@@ -149,24 +175,35 @@ class LoopSettings:
     past: float = 10.0
 
 def loop_of(actor: Actor, card: dict) -> LoopSettings:
-    """Read the numbers of the loop from a card, or take the usual ones."""
+    """Read the numbers of the loop from a card, or take the usual ones.
+
+    actor: with a learned energy as its head
+    card: of the policy
+    """
 
 def learned_planner(coordinates: Coordinates, calculator: Calculator | None, actor: Actor, card: dict, maxstep: float=..., patience: int | None=None) -> Planner:
     """Begin a relaxation that plans in what a policy has learned.
 
+    coordinates: of the structure
     calculator: the true one
     actor: with a learned energy as its head
+    card: of the policy
     maxstep: no atom moves farther in one step [Å]
-    patience: None: 8 where the policy knows all elements
+    patience: evaluations without progress; None: 8 where the policy knows all elements
     """
 
 @dataclass(frozen=True)
 class Beside:
-    """A learned energy of a part, and springs for the rest."""
+    """A learned energy of a part, and springs for the rest.
+
+    name: as the log calls it
+    learned: of the atoms that the policy knows
+    springs: on coordinates that other atoms take part in
+    """
     name: str
     learned: LearnedEnergy
     springs: ForceField
-    def energy_forces(self, at: Measured) -> tuple:
+    def energy_forces(self, at: Measured) -> tuple[float, np.ndarray]:
         """Add them up.
 
         returns: energy [eV], forces (n,) [eV/Å]

@@ -29,9 +29,10 @@ def random_start(
     like: Atoms,  # gives elements and, where periodic, the cell
     rng: np.random.Generator,
     bond: float = 1.0,  # length that a cluster is scaled by [Å]
-) -> Atoms:
+) -> Atoms:  # without a calculator
     "Put the atoms of a structure anywhere."
-    if like.pbc.any() and not like.pbc.all(): raise InputError("A search needs a cluster, or a crystal periodic in all directions.")
+    if like.pbc.any() and not like.pbc.all():
+        raise InputError("A search needs a cluster, or a crystal periodic in all directions.")
     if len(like) < 2: raise InputError("A search needs at least two atoms.")
     if like.constraints: raise InputError("A search moves all atoms: take the constraints off.")
     atoms = like.copy()
@@ -41,15 +42,18 @@ def random_start(
     return atoms
 
 def bond_of(
-    atoms: Atoms,
+    atoms: Atoms,  # whose elements count
     given: Calculator | str,  # calculator, or its spec
 ) -> float:  # [Å]
     "Choose a length to scale clusters by: sigma of a Lennard-Jones calculator, else about two covalent radii."
     made = as_calculator(given)
-    return made.parameters.sigma if isinstance(made, LennardJones) else 1.9 * float(covalent_radii[atoms.numbers].mean())
+    if isinstance(made, LennardJones): return made.parameters.sigma
+    return 1.9 * float(covalent_radii[atoms.numbers].mean())
 
 # %% ../nbs/13b_search.ipynb #13b10010
-def fingerprint(atoms: Atoms) -> np.ndarray:  # (n_pairs,) sorted distances [Å]
+def fingerprint(
+    atoms: Atoms,  # a cluster, or a crystal
+) -> np.ndarray:  # (n_pairs,) sorted distances [Å]
     "Sort the distances between atoms."
     distances = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
     return np.sort(distances[np.triu_indices(len(atoms), 1)])
@@ -57,16 +61,16 @@ def fingerprint(atoms: Atoms) -> np.ndarray:  # (n_pairs,) sorted distances [Å]
 @dataclass
 class Minimum:
     "A relaxed structure, and when it was first found."
-    atoms: Atoms
-    energy: float
+    atoms: Atoms  # without a calculator
+    energy: float  # [eV]
     found_at: int  # force evaluations spent by then
-    hits: int = 1
+    hits: int = 1  # how often it was found
     shape: np.ndarray = field(repr=False, default=None)  # of `fingerprint`
 
 def enter(
-    minima: list,  # `Minimum`s, the lowest first; changed
-    new: Minimum,
-    energy: float = 1e-3,  # minima closer than this may be the same
+    minima: list[Minimum],  # the lowest first; changed
+    new: Minimum,  # its `shape` is set
+    energy: float = 1e-3,  # minima closer than this may be the same [eV]
     distance: float = 0.05,  # and all their distances agree to this [Å]
 ) -> bool:  # whether it was new
     "Enter a minimum into the list, or count it where it is known."
@@ -84,25 +88,28 @@ def kicked(
     atoms: Atoms,  # a minimum; stays as it is
     rng: np.random.Generator,
     width: float = 0.35,  # of the noise, as a share of the bond length
-) -> Atoms:
+) -> Atoms:  # a start for the next relaxation
     "Leave a minimum; no two atoms end closer than 0.4 bond lengths."
-    bond = closest_pair(atoms, 10.0)[0]
+    bond = closest_pair(atoms, 10.0).distance
     for _ in range(50):
         new = _kick(atoms.copy(), rng, width * bond, bond)
-        if closest_pair(new, bond)[0] > 0.4 * bond: return new
+        if closest_pair(new, bond).distance > 0.4 * bond: return new
     return random_start(atoms, rng, bond)
 
 def _kick(new, rng, width, bond):
-    "Kick once, without looking."
+    "Kick once, whether or not atoms come too close."
     if rng.random() < 0.3: new.positions += rng.normal(0, width / 3**0.5, new.positions.shape)
     elif new.pbc.all(): _elsewhere(new, rng, bond)
-    else:
-        loose = np.argsort(coordination(new) + rng.normal(0, 0.5, len(new)))[:1 + rng.integers(2)]
-        for k in loose:
-            out = rng.normal(size=3)
-            reach = np.linalg.norm(np.delete(new.positions, k, 0) - new.positions.mean(0), axis=1).max()
-            new.positions[k] = new.positions.mean(0) + out / np.linalg.norm(out) * (reach + 0.3 * bond)
+    else: _around(new, rng, bond)
     return new
+
+def _around(cluster, rng, bond):
+    "Put one or two of the atoms with the fewest neighbours somewhere else on the surface of a cluster."
+    loose = np.argsort(coordination(cluster) + rng.normal(0, 0.5, len(cluster)))[:1 + rng.integers(2)]
+    for k in loose:
+        out, centre = rng.normal(size=3), cluster.positions.mean(0)
+        radius = np.linalg.norm(np.delete(cluster.positions, k, 0) - centre, axis=1).max()
+        cluster.positions[k] = centre + out / np.linalg.norm(out) * (radius + 0.3 * bond)
 
 def _elsewhere(atoms, rng, bond):
     "Exchange two atoms of different elements, or move one anywhere."
@@ -115,9 +122,9 @@ def _elsewhere(atoms, rng, bond):
 @dataclass
 class Search:
     "What a search found."
-    minima: list  # `Minimum`s, the lowest first
+    minima: list[Minimum]  # the lowest first
     evaluations: int  # force evaluations spent
-    best: list  # (force evaluations, lowest energy) each time it fell
+    best: list[tuple[int, float]]  # (force evaluations, lowest energy [eV]) each time it fell
     failed: list = field(default_factory=list)  # what the calculator said of relaxations that it ended
 
 # %% ../nbs/13b_search.ipynb #162ecc77
@@ -126,17 +133,18 @@ def search(
     given: Calculator | str,  # calculator, or its spec
     policy: str | Path | tuple,  # as `RelaxMany` takes it
     budget: int,  # force evaluations
-    seed: int = 0,
+    seed: int = 0,  # of starts and kicks
     batch: int = 8,  # starts relaxed together
-    target: float | None = None,  # stop where the energy is as low as this
+    target: float | None = None,  # stop where the energy is as low as this [eV]
     fmax: float = 0.05,  # of the loose relaxations [eV/Å]
     steps: int = 60,  # of a relaxation; what has not converged by then is left
 ) -> Search:
     "Look for the lowest minimum."
-    rng, policy = np.random.default_rng(seed), policy if isinstance(policy, tuple) or policy in ("auto", "none") else find_policy(policy)
-    calc, result, bond = CountedCalculator(as_calculator(given)), Search([], 0, []), bond_of(like, given)
+    rng, calc, bond = np.random.default_rng(seed), CountedCalculator(as_calculator(given)), bond_of(like, given)
+    if not isinstance(policy, tuple) and policy not in ("auto", "none"): policy = find_policy(policy)
+    result = Search([], 0, [])
     while calc.evaluations < budget:
-        starts = [random_start(like, rng, bond) if not result.minima or k % 4 else kicked(_chosen(result.minima, rng).atoms, rng) for k in range(batch)]
+        starts = _starts(like, result.minima, rng, bond, batch)
         result.failed += _relax(starts, calc, policy, fmax, steps, budget)
         for atoms in [a for a in starts if a.calc is not None]:
             energy = atoms.get_potential_energy()
@@ -153,6 +161,11 @@ def search(
     return result
 
 # %% ../nbs/13b_search.ipynb #5b10b9cb
+def _starts(like, minima, rng, bond, n):
+    "Make `n` starts: every fourth is a kicked minimum, as soon as there is one, the others are random."
+    return [random_start(like, rng, bond) if not minima or k % 4 else kicked(_chosen(minima, rng).atoms, rng)
+            for k in range(n)]
+
 def _chosen(minima, rng):
     "Prefer low minima that were not found often."
     few = minima[:6]
@@ -163,11 +176,16 @@ def _chosen(minima, rng):
 class Budgeted(CountedCalculator):
     "A calculator of one structure that counts in another's `evaluations`, and stops at a budget."
 
-    def __init__(self, total: CountedCalculator, budget: int):
+    def __init__(
+        self,
+        total: CountedCalculator,  # that counts the evaluations of all
+        budget: int,  # force evaluations of all together
+    ):
         super().__init__(total.inner)
         self.total, self.budget = total, budget
 
     def calculate(self, *args, **kwargs):
+        "Compute what is asked for, or raise `OutOfBudget`."
         if self.total.evaluations >= self.budget: raise OutOfBudget(f"{self.budget} force evaluations are spent")
         self.total.evaluations += 1
         super().calculate(*args, **kwargs)
@@ -176,7 +194,7 @@ class OutOfBudget(RuntimeError):
     "The force evaluations are used up."
 
 def _relax(structures, total, policy, fmax, steps, budget):
-    "Relax in place; what did not converge loses its calculator. What calculators said that failed."
+    "Relax in place: a structure that did not converge loses its calculator. Return what failed calculators said."
     for atoms in structures: atoms.calc = Budgeted(total, budget)
     many = RelaxMany(structures, policy)
     for atoms, done in zip(structures, many.run(fmax, steps)):
@@ -185,12 +203,12 @@ def _relax(structures, total, policy, fmax, steps, budget):
 
 # %% ../nbs/13b_search.ipynb #13b10020
 def basin_hopping(
-    like: Atoms,
+    like: Atoms,  # gives elements and, where periodic, the cell
     given: Calculator | str,  # calculator, or its spec
     budget: int,  # force evaluations
-    seed: int = 0,
-    target: float | None = None,
-    fmax: float = 0.05,
+    seed: int = 0,  # of start and hops
+    target: float | None = None,  # stop where the energy is as low as this [eV]
+    fmax: float = 0.05,  # of the relaxations [eV/Å]
     temperature: float = 0.8,  # [eV], or epsilon: as Wales and Doye took it
     width: float = 0.36,  # of the displacements, their value too [Å]
     optimizer: Callable = BFGS,  # or `RLOptimizer`
@@ -202,7 +220,8 @@ def basin_hopping(
     total, atoms = CountedCalculator(as_calculator(given)), random_start(like, rng, bond_of(like, given))
     atoms.calc = _Watched(total, budget, target)
     make = lambda a, **more: optimizer(a, **(more | options))
-    try: BasinHopping(atoms, temperature=temperature, dr=width, fmax=fmax, optimizer=make, logfile=None, optimizer_logfile=None, trajectory=None, local_minima_trajectory=None).run(10**6)
+    silent = dict(logfile=None, optimizer_logfile=None, trajectory=None, local_minima_trajectory=None)
+    try: BasinHopping(atoms, temperature=temperature, dr=width, fmax=fmax, optimizer=make, **silent).run(10**6)
     except OutOfBudget: pass
     finally: np.random.set_state(state)
     return atoms.calc.outcome()
@@ -216,22 +235,25 @@ class _Watched(Budgeted):
         self.lowest, self.best, self.target = None, [], -np.inf if target is None else target
 
     def calculate(self, atoms=None, *args, **kwargs):
+        "Compute what is asked for, and look at the energy."
         super().calculate(atoms, *args, **kwargs)
-        energy = float(self.results["energy"])
-        if self.lowest is None or energy < self.lowest.energy: self.lowest = Minimum(atoms.copy(), energy, self.total.evaluations)
-        if not self.best or energy < self.best[-1][1] - 1e-3: self.best.append((self.total.evaluations, energy))
+        energy, spent = float(self.results["energy"]), self.total.evaluations
+        if self.lowest is None or energy < self.lowest.energy: self.lowest = Minimum(atoms.copy(), energy, spent)
+        if not self.best or energy < self.best[-1][1] - 1e-3: self.best.append((spent, energy))
         if energy <= self.target: raise OutOfBudget("the target is reached")
 
-    def outcome(self): return Search([self.lowest], self.total.evaluations, self.best)
+    def outcome(self):
+        "Tell what was found."
+        return Search([self.lowest], self.total.evaluations, self.best)
 
 # %% ../nbs/13b_search.ipynb #7fad8a24
 def multistart(
-    like: Atoms,
+    like: Atoms,  # gives elements and, where periodic, the cell
     given: Calculator | str,  # calculator, or its spec
     budget: int,  # force evaluations
-    seed: int = 0,
-    target: float | None = None,
-    fmax: float = 0.05,
+    seed: int = 0,  # of the starts
+    target: float | None = None,  # stop where the energy is as low as this [eV]
+    fmax: float = 0.05,  # of the relaxations [eV/Å]
     optimizer: Callable = BFGS,  # or `RLOptimizer`
     **options,  # of the optimizer
 ) -> Search:  # with the lowest minimum alone

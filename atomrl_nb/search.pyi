@@ -14,11 +14,13 @@ def random_start(like: Atoms, rng: np.random.Generator, bond: float=1.0) -> Atom
 
     like: gives elements and, where periodic, the cell
     bond: length that a cluster is scaled by [Å]
+    returns: without a calculator
     """
 
 def bond_of(atoms: Atoms, given: Calculator | str) -> float:
     """Choose a length to scale clusters by: sigma of a Lennard-Jones calculator, else about two covalent radii.
 
+    atoms: whose elements count
     given: calculator, or its spec
     returns: [Å]
     """
@@ -26,6 +28,7 @@ def bond_of(atoms: Atoms, given: Calculator | str) -> float:
 def fingerprint(atoms: Atoms) -> np.ndarray:
     """Sort the distances between atoms.
 
+    atoms: a cluster, or a crystal
     returns: (n_pairs,) sorted distances [Å]
     """
 
@@ -33,7 +36,10 @@ def fingerprint(atoms: Atoms) -> np.ndarray:
 class Minimum:
     """A relaxed structure, and when it was first found.
 
+    atoms: without a calculator
+    energy: [eV]
     found_at: force evaluations spent by then
+    hits: how often it was found
     shape: of `fingerprint`
     """
     atoms: Atoms
@@ -42,11 +48,12 @@ class Minimum:
     hits: int = 1
     shape: np.ndarray = ...
 
-def enter(minima: list, new: Minimum, energy: float=0.001, distance: float=0.05) -> bool:
+def enter(minima: list[Minimum], new: Minimum, energy: float=0.001, distance: float=0.05) -> bool:
     """Enter a minimum into the list, or count it where it is known.
 
-    minima: `Minimum`s, the lowest first; changed
-    energy: minima closer than this may be the same
+    minima: the lowest first; changed
+    new: its `shape` is set
+    energy: minima closer than this may be the same [eV]
     distance: and all their distances agree to this [Å]
     returns: whether it was new
     """
@@ -56,20 +63,21 @@ def kicked(atoms: Atoms, rng: np.random.Generator, width: float=0.35) -> Atoms:
 
     atoms: a minimum; stays as it is
     width: of the noise, as a share of the bond length
+    returns: a start for the next relaxation
     """
 
 @dataclass
 class Search:
     """What a search found.
 
-    minima: `Minimum`s, the lowest first
+    minima: the lowest first
     evaluations: force evaluations spent
-    best: (force evaluations, lowest energy) each time it fell
+    best: (force evaluations, lowest energy [eV]) each time it fell
     failed: what the calculator said of relaxations that it ended
     """
-    minima: list
+    minima: list[Minimum]
     evaluations: int
-    best: list
+    best: list[tuple[int, float]]
     failed: list = ...
 
 def search(like: Atoms, given: Calculator | str, policy: str | Path | tuple, budget: int, seed: int=0, batch: int=8, target: float | None=None, fmax: float=0.05, steps: int=60) -> Search:
@@ -79,8 +87,9 @@ def search(like: Atoms, given: Calculator | str, policy: str | Path | tuple, bud
     given: calculator, or its spec
     policy: as `RelaxMany` takes it
     budget: force evaluations
+    seed: of starts and kicks
     batch: starts relaxed together
-    target: stop where the energy is as low as this
+    target: stop where the energy is as low as this [eV]
     fmax: of the loose relaxations [eV/Å]
     steps: of a relaxation; what has not converged by then is left
     """
@@ -89,8 +98,12 @@ class Budgeted(CountedCalculator):
     """A calculator of one structure that counts in another's `evaluations`, and stops at a budget."""
     total: CountedCalculator
     budget: int
-    def __init__(self, total: CountedCalculator, budget: int) -> None: ...
-    def calculate(self, *args, **kwargs) -> None: ...
+    def __init__(self, total: CountedCalculator, budget: int) -> None:
+        """total: that counts the evaluations of all
+        budget: force evaluations of all together
+        """
+    def calculate(self, *args, **kwargs) -> None:
+        """Compute what is asked for, or raise `OutOfBudget`."""
 
 class OutOfBudget(RuntimeError):
     """The force evaluations are used up."""
@@ -98,8 +111,12 @@ class OutOfBudget(RuntimeError):
 def basin_hopping(like: Atoms, given: Calculator | str, budget: int, seed: int=0, target: float | None=None, fmax: float=0.05, temperature: float=0.8, width: float=0.36, optimizer: Callable=..., **options) -> Search:
     """Run ASE's basin hopping.
 
+    like: gives elements and, where periodic, the cell
     given: calculator, or its spec
     budget: force evaluations
+    seed: of start and hops
+    target: stop where the energy is as low as this [eV]
+    fmax: of the relaxations [eV/Å]
     temperature: [eV], or epsilon: as Wales and Doye took it
     width: of the displacements, their value too [Å]
     optimizer: or `RLOptimizer`
@@ -110,8 +127,12 @@ def basin_hopping(like: Atoms, given: Calculator | str, budget: int, seed: int=0
 def multistart(like: Atoms, given: Calculator | str, budget: int, seed: int=0, target: float | None=None, fmax: float=0.05, optimizer: Callable=..., **options) -> Search:
     """Relax random starts, one after the other.
 
+    like: gives elements and, where periodic, the cell
     given: calculator, or its spec
     budget: force evaluations
+    seed: of the starts
+    target: stop where the energy is as low as this [eV]
+    fmax: of the relaxations [eV/Å]
     optimizer: or `RLOptimizer`
     options: of the optimizer
     returns: with the lowest minimum alone

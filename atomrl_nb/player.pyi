@@ -3,13 +3,14 @@
 from typing import Any
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 import numpy as np
-from .environment import Environment
+from .environment import Environment, Step
 from .graphs import AtomGraph
 from .memory import Batch, ReplayMemory
 from .settings import Settings
 from .td3 import TD3Agent
-__all__ = ['EPISODES', 'Player', 'Episode', 'direction']
+__all__ = ['EPISODES', 'Player', 'Episode', 'ExpertMove', 'Played', 'direction', 'Round']
 
 class Player:
     """Play episodes with an agent, and remember them."""
@@ -32,47 +33,80 @@ class Player:
     playing: list[Any]
     newest: list[Any]
     def __init__(self, settings: Settings, structures: list, make: Callable | None=None) -> None:
-        """structures: `ase.Atoms`
+        """settings: of the whole run
+        structures: `ase.Atoms` that episodes start from
         make: () -> calculator; None: that of the settings
         """
     def begin_episode(self, k: int) -> None:
-        """Reset environment `k`; a start that the calculator fails on is passed over, and a broken calculator is noted."""
+        """Reset an environment; a start that the calculator fails on is passed over, and a broken calculator is noted.
+
+        k: number of the environment
+        """
     def observe(self, environments: list) -> AtomGraph:
-        """Collate what environments show, with the geometry that all networks share."""
+        """Collate what environments show, with the geometry that all networks share.
+
+        environments: one structure each
+        returns: all of them in one graph
+        """
     def begin(self) -> None:
         """Reset all environments."""
     def calls_expert(self, episode: Episode, nfake: float) -> bool:
-        """Tell whether the expert takes the next step: in the middle of a rollout, or called in.
+        """Tell whether the expert takes the next step: in the middle of a rollout, or drawn.
 
+        episode: under way; a rollout is counted down in it
         nfake: share of steps that the expert takes
         """
-    def ask_expert(self, env: Environment, episode: Episode) -> tuple:
+    def ask_expert(self, env: Environment, episode: Episode) -> ExpertMove:
         """Let the expert propose a move.
 
-        returns: displacement (n_atoms, 3) [Å], force evaluations that it costs with the step that follows
+        env: in mid-episode
+        episode: with the expert's Hessian
         """
-    def play(self) -> tuple:
-        """Step every environment: (steps as of `Environment.step`, force evaluations of the expert or 0, nfake)."""
+    def play(self) -> Played:
+        """Step every environment."""
     def transitions(self, steps: list, experts: list) -> Batch:
-        """Make a batch of one step in every environment."""
+        """Make a batch of one step in every environment.
+
+        steps: of `play`
+        experts: of `play`
+        """
     def label(self, episode: Episode, end: np.ndarray) -> None:
-        """Write hindsight targets to those transitions of the episode that are still in memory."""
-    def note(self, k: int, step: tuple, expert: int, slot: int) -> dict:
-        """Count one step of environment `k`, and the expert's force evaluations in it: its row for `metrics.csv`."""
-    def finish(self, k: int, step: tuple) -> dict:
-        """End the episode of environment `k` and begin the next: its row for `episodes.csv`."""
-    def play_round(self) -> tuple:
-        """Play and remember once: rows for `metrics.csv` and for `episodes.csv`."""
+        """Write hindsight targets to those transitions of the episode that are still in memory.
+
+        episode: that converged
+        end: (n_atoms, 3) where [Å]
+        """
+    def note(self, k: int, step: Step, expert: int, slot: int) -> dict:
+        """Count one step of an environment.
+
+        k: number of the environment
+        step: that it made
+        expert: force evaluations of the expert in it
+        slot: of its transition in the memory
+        returns: row for `metrics.csv`
+        """
+    def finish(self, k: int, step: Step) -> dict:
+        """End the episode of an environment and begin the next.
+
+        k: number of the environment
+        step: the last of its episode
+        returns: row for `episodes.csv`
+        """
+    def play_round(self) -> Round:
+        """Play and remember once."""
 
 @dataclass
 class Episode:
     """What the loop notes while one environment plays one episode.
 
+    number: of the episode, from 1
     hessian: (3 n_atoms, 3 n_atoms) [eV/Å²], of the expert
     fmax_start: [eV/Å]
     energy_start: [eV]
     slots: (slot, t_total) of each transition in the memory
     positions: (n_atoms, 3) before each step [Å]
+    total_reward: so far
+    expert_steps: steps that the expert took
     expert_evaluations: force evaluations of the expert
     rollout_left: steps that the expert has still to take
     """
@@ -87,6 +121,26 @@ class Episode:
     expert_evaluations: int = 0
     rollout_left: int = 0
 
+class ExpertMove(NamedTuple):
+    """What the expert proposes.
+
+    displacement: (n_atoms, 3) [Å]
+    evaluations: that it costs, with the one of the step that follows
+    """
+    displacement: np.ndarray
+    evaluations: int
+
+class Played(NamedTuple):
+    """One step in every environment.
+
+    steps: as `Environment.step` gives them
+    experts: force evaluations of the expert, 0 where the agent moved
+    nfake: share of steps that the expert takes now
+    """
+    steps: list[Step]
+    experts: list[int]
+    nfake: float
+
 def direction(info: dict, forces: np.ndarray) -> dict:
     """Compare the executed move with the forces and with the proposal.
 
@@ -95,3 +149,12 @@ def direction(info: dict, forces: np.ndarray) -> dict:
     returns: angle [°] and exploration, NaN where nothing moved
     """
 EPISODES: list[str]
+
+class Round(NamedTuple):
+    """What is noted of one step in every environment.
+
+    rows: for `metrics.csv`, one for each step
+    finished: for `episodes.csv`, one for each episode that ended
+    """
+    rows: list[dict]
+    finished: list[dict]

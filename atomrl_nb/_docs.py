@@ -333,10 +333,11 @@ DOCS = {
         'Beside.energy_forces': 'Add them up.\n\nreturns: energy [eV], forces (n,) [eV/Å]',
     },
     'learner': {
-        'Trainer.__init__': 'structures: `ase.Atoms`\nmake: () -> calculator; None: that of the settings',
+        'Trainer.__init__': 'settings: of the whole run\nstructures: `ase.Atoms` that episodes start from\nmake: () -> calculator; None: that of the settings',
         'Trainer.hold': 'Hold numbers by hand from now on.\n\nvalues: name in `HELD` -> number; None: as setting and schedule say',
-        'loop_state': 'Gather the state of the loop between two rounds.\n\nreturns: (tensors, plain JSON values)',
-        'load_loop_state': 'Put the loop into a saved state.\n\ntrainer: with the same settings and structures; changed in place\nstate: with `t_total`',
+        'to_device': 'Copy a batch with every tensor to a device.\n\nbatch: stays as it is\ndevice: where the networks are',
+        'loop_state': 'Gather the state of the loop.\n\ntrainer: between two rounds',
+        'load_loop_state': 'Put the loop into a saved state.\n\ntrainer: with the same settings and structures; changed in place\ntensors: of `loop_state`\nstate: of `loop_state`, with `t_total`',
     },
     'loop': {
         'numbers_of': "Read the numbers of a policy's loop.\n\nreturns: name -> number",

@@ -213,7 +213,7 @@ def _row(name, case, quick, work):
 def suite_experiment(
     name: str,  # a key of `SUITES`
 ) -> Experiment:
-    "Put a suite as an experiment."
+    "Make an experiment of a suite."
     suite = SUITES[check_name(name, SUITES, "suite")]
     settings = dict(suite=name) | {key: getattr(suite, key) for key in ("about", "truth", "surrogate", "fmax", "cap")}
     tell = lambda row: f"{row['start']:26} {row['method']:28} {row['evaluations']:4} {row['lost']}"
@@ -238,16 +238,16 @@ def measure_suite(
 
 # %% ../nbs/13c_suites.ipynb #13c00020
 class NothingKept(LookupError):
-    "A geometry was asked for that no recorded call is near."
+    "No recorded call is near the geometry that was asked for."
 
 class Replayed(Calculator):
-    "Answer from the calls that were kept."
+    "Answer from recorded calls."
     implemented_properties = ["energy", "forces"]
 
     def __init__(
         self,
         calls: list,  # of positions, energy and forces
-        near: float = 1e-4,  # Å: how far a question may be from what was kept
+        near: float = 1e-4,  # a geometry may be so far from a recorded one [Å]
     ):
         super().__init__()
         self.places, self.calls, self.near = np.array([call["positions"] for call in calls]), calls, near
@@ -263,7 +263,7 @@ class Replayed(Calculator):
 # %% ../nbs/13c_suites.ipynb #13e00024
 @dataclass(frozen=True)
 class Moment:
-    "What a planner thought after an evaluation."
+    "State of a planner after an evaluation."
     fmax: float  # largest true force [eV/Å]
     error: float  # of the last forecast, as a share of the forces at its anchor
     radius: float  # trust radius of the next move [Å]
@@ -274,7 +274,7 @@ class Moment:
 def replay(
     row: dict,  # of a file with recorded calls
 ) -> list:  # of `Moment`
-    "Feed a planner with the calls of a recorded relaxation, and compare what it proposes with what came next."
+    "Give a planner the calls of a recorded relaxation, and compare its proposals with the next recorded points."
     fixed = FixAtoms(row["fixed"]) if row["fixed"] else None
     atoms = Atoms(row["numbers"], row["start_positions"], cell=row["cell"], pbc=row["pbc"], constraint=fixed)
     coordinates = coordinates_of(atoms)
@@ -301,7 +301,7 @@ def suite_table(
     result: dict,  # of `measure_suite`
     keep: Callable = lambda start: True,  # which starts
 ) -> str:  # Markdown
-    "Write a row for each method: evaluations, losses, where it ended, what it cost."
+    "Write a row for each method: evaluations, losses, ends, costs."
     rows = [row for row in result["rows"] if keep(row["start"])]
     lowest = _lowest(rows)
     lines = [HEAD, ["---"] * len(HEAD)]

@@ -70,7 +70,7 @@ def methods(name: str) -> dict:
     """
 
 def suite_experiment(name: str) -> Experiment:
-    """Put a suite as an experiment.
+    """Make an experiment of a suite.
 
     name: a key of `SUITES`
     """
@@ -87,24 +87,24 @@ def measure_suite(name: str, file: str | Path | None=None, only: tuple=(), again
     """
 
 class NothingKept(LookupError):
-    """A geometry was asked for that no recorded call is near."""
+    """No recorded call is near the geometry that was asked for."""
 
 class Replayed(Calculator):
-    """Answer from the calls that were kept."""
+    """Answer from recorded calls."""
     implemented_properties: list[str]
     places: Any
     calls: list
     near: float
     def __init__(self, calls: list, near: float=0.0001) -> None:
         """calls: of positions, energy and forces
-        near: Å: how far a question may be from what was kept
+        near: a geometry may be so far from a recorded one [Å]
         """
     def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
         """Look up the nearest call."""
 
 @dataclass(frozen=True)
 class Moment:
-    """What a planner thought after an evaluation.
+    """State of a planner after an evaluation.
 
     fmax: largest true force [eV/Å]
     error: of the last forecast, as a share of the forces at its anchor
@@ -118,7 +118,7 @@ class Moment:
     off: float
 
 def replay(row: dict) -> list:
-    """Feed a planner with the calls of a recorded relaxation, and compare what it proposes with what came next.
+    """Give a planner the calls of a recorded relaxation, and compare its proposals with the next recorded points.
 
     row: of a file with recorded calls
     returns: of `Moment`
@@ -126,7 +126,7 @@ def replay(row: dict) -> list:
 HEAD: tuple[str, ...]
 
 def suite_table(result: dict, keep: Callable=...) -> str:
-    """Write a row for each method: evaluations, losses, where it ended, what it cost.
+    """Write a row for each method: evaluations, losses, ends, costs.
 
     result: of `measure_suite`
     keep: which starts

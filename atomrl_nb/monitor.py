@@ -38,7 +38,7 @@ class Progress:
     numbers: dict | None = None  # in force now: the names in `HELD`
 
 def _followed(run):
-    "Read what is wished, nothing where it is not followed."
+    "Read what was asked for; nothing where the file has a mistake."
     try: return read_wishes(run)
     except InputError: return {}
 
@@ -252,7 +252,7 @@ def _indicator_panels(metrics, table, curve, findings):
     now, sick = reduce(table[table.t_total > 0.75 * table.t_total.max()]), {f.name for f in findings}
     fine, scale = "healthy" if now["updates"] >= 1 else "", METRIC_GUIDE["action_scale"]
     mark = {title: "sick" if sick & set(names) else fine for title, names in INDICATORS.items()}  # in the panels' order
-    moves = f"{now['actual_move']:.3g} Å, {_share(now['a_back'])} taken back"
+    moves = f"{now['actual_move']:.3g} Å, {_share(now['a_back'])} rejected"
     pair = [curve(metrics.q - table.q_bias, BLACK, "mean"), curve(metrics.q, BLUE, "mean")]
     scales = f"{now['action_scale']:.2f}, healthy: {scale.range}"
     gap = f"Q (blue) − return (black): {now['q_bias']:.2g}"
@@ -388,7 +388,7 @@ class Number:
         elif value not in [x for _, x in self.slider.options]: self.slider.options = _ladder(value)
 
     def show(self, wished: float | None, held: float | None, now: float, since: int):
-        "Show what is wished and what is in force, which is no wish of anybody's."
+        "Show the number that was asked for and the one in force; this moves the slider, and asks for nothing."
         value, self.writer = float(now if wished is None else wished), threading.get_ident()
         try:
             self.make_room(value)
@@ -478,7 +478,7 @@ def _held_since(
 
 @patch
 def show_controls(self: Dashboard, now: Progress):
-    "Show what is wished, and what is in force."
+    "Show the numbers that were asked for, and those in force."
     wishes, changes, message = {}, read_changes(self.run), ""
     try: wishes = read_wishes(self.run)
     except InputError as error: message = html.escape(str(error))
@@ -510,19 +510,19 @@ def show_atoms(self: Dashboard):
 # %% ../nbs/11a_monitor.ipynb #a11a0029
 @patch
 def place(self: Number) -> float:
-    "Tell where the slider stands, from 0 to 1."
+    "Tell the position of the slider, from 0 to 1."
     if self.name != "deviation_weight": return self.slider.value / self.slider.max
     return [x for _, x in self.slider.options].index(self.slider.value) / (len(self.slider.options) - 1)
 
 @patch
 def row(self: Number) -> str:  # HTML, four cells of a grid
-    "Write the slider as it stands."
+    "Write the slider at its position."
     slider = f'<input type="range" disabled min="0" max="1" step="any" value="{self.place():.3f}" style="width: 100%">'
     return f"<span>{NAMES[self.name]}</span>{slider}<span>{self.slider.value:.3g}</span><i>{self.said.value}</i>"
 
 @patch
 def still(self: Dashboard) -> str:  # HTML
-    "Write the dashboard as it stands now."
+    "Write the dashboard as a page without a kernel shows it."
     grid = "display: grid; grid-template-columns: max-content 10em max-content auto; gap: 2px 10px; align-items: center"
     rows = f'<div style="{grid}; font-size: 90%; margin: 6px 0">{"".join(n.row() for n in self.numbers.values())}</div>'
     row = (self.pause, self.resume, self.stop)

@@ -126,11 +126,11 @@ class Number:
     def make_room(self, value) -> None:
         """Let the slider reach a value."""
     def show(self, wished: float | None, held: float | None, now: float, since: int) -> None:
-        """Show what is wished and what is in force, which is no wish of anybody's."""
+        """Show the number that was asked for and the one in force; this moves the slider, and asks for nothing."""
     def place(self) -> float:
-        """Tell where the slider stands, from 0 to 1."""
+        """Tell the position of the slider, from 0 to 1."""
     def row(self) -> str:
-        """Write the slider as it stands.
+        """Write the slider at its position.
 
         returns: HTML, four cells of a grid
         """
@@ -164,11 +164,11 @@ class Dashboard:
     def stamps(self) -> tuple:
         """Tell all files apart from how they were."""
     def show_controls(self, now: Progress) -> None:
-        """Show what is wished, and what is in force."""
+        """Show the numbers that were asked for, and those in force."""
     def show_atoms(self) -> None:
         """Show the newest episode, or a structure of the run where there is none yet."""
     def still(self) -> str:
-        """Write the dashboard as it stands now.
+        """Write the dashboard as a page without a kernel shows it.
 
         returns: HTML
         """

@@ -30,7 +30,7 @@ class Settings:
     structures: tuple = ()  # files or built-in systems
     calculator: str = "emt"  # calculator spec
     run: str = ""  # folder to make
-    steps: int = 8000  # environment steps to reach, in whole rounds of `n_envs`; no schedule depends on it
+    steps: int = 8000  # steps to reach, in whole rounds of `n_envs`: one move of the atoms, one force evaluation each
     start_iter: int = 0  # `t_total` at which the curves begin: 0; on resume it is taken from the checkpoint
     init_from: str = ""  # run folder or policy file whose parameters a new run begins with
     seed: int = 0  # of every random stream
@@ -79,8 +79,8 @@ def check_settings(
     s = build(settings, plain_values(settings))
     if s.start_iter:
         raise InputError(f"start_iter is {s.start_iter}, but a new run has no checkpoint whose curves it could "
-                         "continue, so it begins "
-                         "at 0: an offset would draw its points at a t_total that never was. To continue a run, resume it.")
+                         "continue, so it begins at 0: an offset would draw its points at a t_total that never was. "
+                         "To continue a run, resume it.")
     check_network(s.network), check_choices(s.environment)
     for name in s.environment.env_features: check_name(name, ENV_FEATURES, "name in environment.env_features:")
     _check_memory(s)

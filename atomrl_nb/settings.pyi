@@ -18,7 +18,7 @@ class Settings:
     structures: files or built-in systems
     calculator: calculator spec
     run: folder to make
-    steps: environment steps to reach, in whole rounds of `n_envs`; no schedule depends on it
+    steps: steps to reach, in whole rounds of `n_envs`: one move of the atoms, one force evaluation each
     start_iter: `t_total` at which the curves begin: 0; on resume it is taken from the checkpoint
     init_from: run folder or policy file whose parameters a new run begins with
     seed: of every random stream

@@ -205,6 +205,14 @@ def test_every_command_tells_its_version(capsys):
         assert stop.value.code == 0 and capsys.readouterr().out.startswith("atomrl-")
 
 
+@pytest.mark.parametrize("main", [train_main, relax_main])
+def test_a_step_has_one_meaning_in_all_commands(main, capsys):
+    with pytest.raises(SystemExit): main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    of_steps = said[said.rindex("--steps"):said.rindex("--perturb")]
+    assert "one move of the atoms" in of_steps and "one force evaluation" in of_steps, of_steps
+
+
 def test_names_are_split_once(files, capsys):
     assert relax_main(["cuau4", "--policy", "fcc-alloys", "--perturb", "0.1", "--compare", "BFGS, LBFGS,,BFGS"]) == 0
     assert capsys.readouterr().out.count("LBFGS") == 2  # its line and its summary

@@ -139,7 +139,7 @@ def test_pictures_of_the_shortest_runs(tmp_path):
     assert save_results(short).exists() and len(plot_metrics(short).axes) == len(METRIC_GUIDE)
 
 
-def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path):
+def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path, capsys):
     """What cannot be known yet is not judged: before its first update a run is no more than young, also by the command."""
     import shutil
     metrics = read_table(run)
@@ -153,6 +153,8 @@ def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path):
         assert [f.name for f in findings if f.severity == "note"] == ["too young to judge"] * (age <= 8), age
     metrics.iloc[:8].to_csv(tmp_path / "run" / "metrics.csv", index=False)
     assert diagnose_main([str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("note: too young to judge") and "no findings in 8 steps" in said  # a note is no finding
     metrics.iloc[:0].to_csv(tmp_path / "run" / "metrics.csv", index=False)
     assert [(f.name, f.severity) for f in diagnose(tmp_path / "run")] == [("too young to judge", "note")]
 

@@ -16,8 +16,9 @@ ALFE = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "alfe
 @pytest.fixture
 def small(tmp_path):
     """Settings of a run that takes a second or two."""
-    return Settings(structures=("alloys4",), run=str(tmp_path / "run"), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1,
-                    evaluation_interval=0, evaluation_starts=2, checkpoint_interval=16, network=NetworkSettings(channels=4, layers=1))
+    return Settings(structures=("alloys4",), run=str(tmp_path / "run"), n_envs=4, learning_starts=8, batch_size=8,
+                    steps=48, seed=1, evaluation_interval=0, evaluation_starts=2, checkpoint_interval=16,
+                    network=NetworkSettings(channels=4, layers=1))
 
 
 @pytest.fixture

@@ -32,13 +32,15 @@ def test_counts_are_those_of_a_relaxation_to_each_target(method):
     starts = starts_of("alloys4", count=2)
     counts = column(starts, "emt", method, {})["evaluations"]
     for fmax in FMAX:
-        assert counts[str(fmax)] == [relax(a, calculator("emt"), method, fmax=fmax)[0].force_evaluations for a in starts]
+        assert counts[str(fmax)] == [relax(a, calculator("emt"), method, fmax=fmax)[0].force_evaluations
+                                     for a in starts]
 
 
 def test_a_lost_start_counts_as_the_cap(monkeypatch):
     monkeypatch.setattr(measuring, "budget_of", lambda method, n_atoms: 3)
     found = column(starts_of("alloys4", count=1), "emt", "BFGS", {})
-    assert found["evaluations"] == {"0.05": [CAP], "0.01": [CAP]} and found["energy"] == [None] and found["spent"] == [3]
+    assert found["evaluations"] == {"0.05": [CAP], "0.01": [CAP]} and found["energy"] == [None]
+    assert found["spent"] == [3]
 
 
 def test_current_columns_are_kept(monkeypatch):
@@ -63,7 +65,8 @@ def test_current_columns_are_kept(monkeypatch):
     assert made == ["BFGS"] and "BFGS tuned" in result["sets"]["alloys4"]["columns"]
     made.clear()
     measure(result, "alloys4", count=3, only=("BFGS",))
-    assert made == ["BFGS", "BFGS"] and list(result["sets"]["alloys4"]["columns"]) == ["BFGS", "BFGS tuned"]  # other starts: all anew
+    # other starts: all anew
+    assert made == ["BFGS", "BFGS"] and list(result["sets"]["alloys4"]["columns"]) == ["BFGS", "BFGS tuned"]
 
 
 def test_a_result_file_is_gone_on_with(tmp_path, monkeypatch, capsys):
@@ -76,7 +79,8 @@ def test_a_result_file_is_gone_on_with(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "tuning_starts", lambda family, folder: starts_of("alloys4", count=4))
     file = tmp_path / "result.json"
     first = bench_relax(str(file))
-    assert json.loads(file.read_text()) == first and list(first["sets"]["alloys4"]["columns"]) == ["BFGS", "BFGS tuned", "RLOptimizer"]
+    assert json.loads(file.read_text()) == first
+    assert list(first["sets"]["alloys4"]["columns"]) == ["BFGS", "BFGS tuned", "RLOptimizer"]
     assert first["tuned"]["alloys"]["BFGS"]["options"] == dict(alpha=10.0)
     monkeypatch.setattr(measuring, "relaxed", None)  # nothing is relaxed again
     assert bench_relax(str(file)) == first
@@ -85,11 +89,13 @@ def test_a_result_file_is_gone_on_with(tmp_path, monkeypatch, capsys):
 
 def test_the_saved_result_is_of_these_starts():
     saved = json.loads(SAVED.read_text(encoding="utf-8"))
-    for name in AT_HAND: assert saved["sets"][name]["starts"] == starts_id(starts_of(name)), f"{name}: run atomrl-bench relax again"
+    for name in AT_HAND:
+        assert saved["sets"][name]["starts"] == starts_id(starts_of(name)), f"{name}: run atomrl-bench relax again"
     for name, test in saved["sets"].items():
         for key, c in test["columns"].items():
             counts = np.array([c["evaluations"][str(f)] for f in FMAX])
-            assert counts.shape == (2, len(test["atoms"])) and counts.max() <= CAP and ((counts[0] <= counts[1]).all() or key == "RLOptimizer"), (name, key)
+            assert counts.shape == (2, len(test["atoms"])) and counts.max() <= CAP, (name, key)
+            assert (counts[0] <= counts[1]).all() or key == "RLOptimizer", (name, key)
             assert [e is None for e in c["energy"]] == (counts[1] >= CAP).tolist(), (name, key)
 
 

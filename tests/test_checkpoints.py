@@ -25,7 +25,8 @@ from atomrl_nb.callbacks import BaseCallback
 from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=16, evaluation_starts=2,
+SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1,
+                 evaluation_interval=16, evaluation_starts=2,
                  checkpoint_interval=16, buffer_capacity=100, network=NetworkSettings(channels=4, layers=1))
 
 
@@ -45,7 +46,8 @@ def run(whole, tmp_path):
 def content(run):
     """All that must come out the same: the last checkpoint, byte for byte, and the rows without their clock."""
     folder = run / "checkpoints" / "step_00000048"
-    rows = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{name}.csv")] for name in ("metrics", "episodes", "evaluations")}
+    rows = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{name}.csv")]
+            for name in ("metrics", "episodes", "evaluations")}
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}, rows
 
 
@@ -62,7 +64,8 @@ def test_the_folder_holds_the_last_three_and_names_the_newest(whole):
     folder = whole / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000016", "step_00000032", "step_00000048"]
     assert (folder / "latest").read_text() == "step_00000048"
-    assert sorted(p.name for p in (folder / "step_00000048").iterdir()) == ["agent.safetensors", "memory.safetensors", "policy.safetensors", "state.json"]
+    parts = sorted(p.name for p in (folder / "step_00000048").iterdir())
+    assert parts == ["agent.safetensors", "memory.safetensors", "policy.safetensors", "state.json"]
 
 
 def test_checkpoint_0_is_there_before_the_first_step(tmp_path):
@@ -94,7 +97,8 @@ def test_a_harmed_file_is_refused_with_the_way_out(run, whole, capsys, name, har
     data, foreign = (newest / name).read_bytes(), (newest.with_name("step_00000032") / name).read_bytes()
     tampered = data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
     if harm == "gone": (newest / name).unlink()
-    else: (newest / name).write_bytes({"truncated": data[:len(data) // 2], "foreign": foreign, "tampered": tampered}[harm])
+    else: (newest / name).write_bytes({"truncated": data[:len(data) // 2], "foreign": foreign,
+                                       "tampered": tampered}[harm])
     if name == "state.json" and harm == "foreign": (newest / name).write_text('{"t_total": 48}')
     assert train_main(["--resume", str(run), "--steps", "56"]) == 2
     said = capsys.readouterr().err
@@ -128,11 +132,14 @@ def test_loading_executes_nothing(run, tmp_path, capsys):
 
 
 def test_a_strangers_calculator_is_not_executed(tmp_path, monkeypatch, capsys):
-    (tmp_path / "lab.py").write_text("from pathlib import Path\nfrom atomrl_nb.structures import calculator\nPath('trace').touch()\ndef make(): return calculator('emt')\n")
+    (tmp_path / "lab.py").write_text("from pathlib import Path\nfrom atomrl_nb.structures import calculator\n"
+                                     "Path('trace').touch()\ndef make(): return calculator('emt')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "settings.json").write_text(json.dumps(dict(n_envs=4, batch_size=8, learning_starts=8, network=dict(channels=4, layers=1))))
-    assert train_main(["cuau4", "--run", "run", "--calculator", "lab:make", "--steps", "8", "--settings", "settings.json"]) == 0
+    (tmp_path / "settings.json").write_text(json.dumps(dict(n_envs=4, batch_size=8, learning_starts=8,
+                                                            network=dict(channels=4, layers=1))))
+    assert train_main(["cuau4", "--run", "run", "--calculator", "lab:make", "--steps", "8",
+                       "--settings", "settings.json"]) == 0
     (tmp_path / "trace").unlink()
     sys.modules.pop("lab")
     capsys.readouterr()
@@ -147,11 +154,13 @@ def test_a_strangers_calculator_is_not_executed(tmp_path, monkeypatch, capsys):
 
 def test_a_checkpoint_belongs_to_its_run(run, tmp_path):
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"steps": 52, "run": "moved"}))  # where and how far make no difference
+    # where and how far make no difference
+    (run / "config.json").write_text(json.dumps(config | {"steps": 52, "run": "moved"}))
     resume(run, progress=False)
     assert latest_t_total(run) == 52
     (run / "config.json").write_text(json.dumps(config | {"seed": 2}))
-    with pytest.raises(InputError, match="belongs to another run, or config.json"): resume(run, steps=60, progress=False)
+    with pytest.raises(InputError, match="belongs to another run, or config.json"):
+        resume(run, steps=60, progress=False)
     (run / "config.json").write_text(json.dumps(config)[:100])
     with pytest.raises(InputError, match="config.json' is no valid JSON"): resume(run, steps=60, progress=False)
     (run / "config.json").write_text(json.dumps(config | {"bufer_capacity": 7}))
@@ -164,7 +173,8 @@ def test_a_full_disk_is_one_sentence_and_costs_one_checkpoint(run, whole, capsys
     (run / "checkpoints" / "latest").write_text("step_00000016")
     with small_disk(size): assert train_main(["--resume", str(run)]) == 1
     said = capsys.readouterr().err
-    assert "could not be written" in said and "Traceback" not in said and said.splitlines()[-1].startswith("atomrl-train:")
+    assert "could not be written" in said and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("atomrl-train:")
     assert all(read_state(folder) for folder in checkpoints(run).values()) and latest_t_total(run) == 16
     resume(run, progress=False)
     assert content(run) == content(whole)
@@ -178,7 +188,8 @@ def test_a_full_disk_before_the_first_checkpoint_leaves_a_folder_that_is_free(tm
 
 
 def test_two_processes_do_not_write_to_one_run(run, capsys):
-    code = f"import fcntl, time; file = open({str(run / 'config.json')!r}); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    code = (f"import fcntl, time; file = open({str(run / 'config.json')!r}); fcntl.flock(file, fcntl.LOCK_EX); "
+            "print('held', flush=True); time.sleep(60)")
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
@@ -202,7 +213,7 @@ class Killed(BaseException):
 
 
 def test_a_save_may_be_killed_before_each_of_its_calls(run, monkeypatch):
-    """Every call that changes files, one after the other: what is found afterwards is the old checkpoint or the new one, whole."""
+    """Every call that changes files fails once: afterwards the old checkpoint is found or the new one, whole."""
     config, structures = read_run(run)
     trainer = Trainer(settings_from(config), structures)
     tensors, state = load_checkpoint(run, trainer.agent, trainer.memory)
@@ -232,7 +243,8 @@ def test_a_save_may_be_killed_before_each_of_its_calls(run, monkeypatch):
 @pytest.mark.slow
 def test_twenty_kills(tmp_path):
     file = tmp_path / "kills.json"
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_kills.py"), "--seeds", "20", "--out", str(file)],
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "experiment_kills.py"), "--seeds", "20",
+                           "--out", str(file)],
                           capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHONPATH": str(ROOT)})
     found = json.loads(file.read_text())
     assert done.returncode == 0 and found["kills"] == found["resumed"] == found["exact"] == 20, done.stderr

@@ -18,7 +18,8 @@ from ase.io import read, write
 from atomrl_nb.checkpoints import DiskError
 from atomrl_nb.cli import relax_main, search_main, train_main
 
-SETTINGS = {"n_envs": 4, "learning_starts": 16, "batch_size": 16, "evaluation_starts": 2, "network": {"channels": 4, "layers": 1}}
+SETTINGS = {"n_envs": 4, "learning_starts": 16, "batch_size": 16, "evaluation_starts": 2,
+            "network": {"channels": 4, "layers": 1}}
 
 
 @pytest.fixture
@@ -32,13 +33,15 @@ def files(tmp_path):
     write(tmp_path / "clash.extxyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 0.05]]))
     write(tmp_path / "near.extxyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 0.9]]))
     write(tmp_path / "iron.extxyz", bulk("Fe"))
-    (tmp_path / "flat.extxyz").write_text('1\nLattice="3 0 0 0 3 0 0 3 0" Properties=species:S:1:pos:R:3 pbc="T T T"\nCu 0 0 0\n')
+    flat = '1\nLattice="3 0 0 0 3 0 0 3 0" Properties=species:S:1:pos:R:3 pbc="T T T"\nCu 0 0 0\n'
+    (tmp_path / "flat.extxyz").write_text(flat)
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
     (tmp_path / "wrong.json").write_text(json.dumps({"bufer_capacity": 3}))
     return tmp_path
 
 
-BAD_STRUCTURES = {"missing.xyz": "no file", "empty.xyz": "no atoms", "garbage.xyz": "cannot be read", "nan.extxyz": "not finite",
+BAD_STRUCTURES = {"missing.xyz": "no file", "empty.xyz": "no atoms", "garbage.xyz": "cannot be read",
+                  "nan.extxyz": "not finite",
                   "clash.extxyz": "0.050 Å apart", "iron.extxyz": "holds Fe", "flat.extxyz": "zero volume"}
 
 
@@ -47,17 +50,22 @@ BAD_STRUCTURES = {"missing.xyz": "no file", "empty.xyz": "no atoms", "garbage.xy
 def test_bad_structures_get_a_sentence_and_exit_code_2(files, capsys, name, command):
     out = files / "new"
     argv = [str(files / name), "--calculator", "emt"]
-    code = train_main([*argv, "--run", str(out)]) if command == "train" else relax_main([*argv, "--policy", "fcc-alloys", "--out", str(out) + ".traj"])
+    if command == "train": code = train_main([*argv, "--run", str(out)])
+    else: code = relax_main([*argv, "--policy", "fcc-alloys", "--out", f"{out}.traj"])
     said = capsys.readouterr().err
     assert code == 2 and BAD_STRUCTURES[name] in said and said.count("\n") == 1
     assert not out.exists() and not list(files.glob("new*"))
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--calculator", "vasp"], "known: emt"), (["--calculator", "eam:none.fs"], "no EAM file"), (["--calculator", "lj:size=3"], "options are"),
-    (["--steps", "0"], "--steps is '0', but it must be a whole number from 1"), (["--perturb", "-1"], "a number from 0 to 10 [Å]"),
-    (["--perturb", "nan"], "a number from 0 to 10 [Å]"), (["--seed", "-1"], "--seed is '-1'"), (["--steps", "9" * 400], "--steps is '999"),
-    (["--settings", "none.toml"], "no file 'none.toml'"), (["--settings", "wrong.json"], "did you mean 'buffer_capacity'"),
+    (["--calculator", "vasp"], "known: emt"), (["--calculator", "eam:none.fs"], "no EAM file"),
+    (["--calculator", "lj:size=3"], "options are"),
+    (["--steps", "0"], "--steps is '0', but it must be a whole number from 1"),
+    (["--perturb", "-1"], "a number from 0 to 10 [Å]"),
+    (["--perturb", "nan"], "a number from 0 to 10 [Å]"), (["--seed", "-1"], "--seed is '-1'"),
+    (["--steps", "9" * 400], "--steps is '999"),
+    (["--settings", "none.toml"], "no file 'none.toml'"),
+    (["--settings", "wrong.json"], "did you mean 'buffer_capacity'"),
     (["--device", "gpu"], "one of: auto, cpu, cuda"), (["--device", "cuda"], "no CUDA device")])
 def test_bad_training_options(files, capsys, monkeypatch, options, said):
     monkeypatch.chdir(files)
@@ -68,9 +76,12 @@ def test_bad_training_options(files, capsys, monkeypatch, options, said):
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--policy", "gold"], "fcc-alloys"), (["--fmax", "0"], "must be positive"), (["--fmax", "nan"], "must be positive"), (["--fmax", "inf"], "must be positive"), (["--perturb", "nan"], "length in Å"), (["--perturb", "0.1", "--seed", "-1"], "negative"),
+    (["--policy", "gold"], "fcc-alloys"), (["--fmax", "0"], "must be positive"),
+    (["--fmax", "nan"], "must be positive"), (["--fmax", "inf"], "must be positive"),
+    (["--perturb", "nan"], "length in Å"), (["--perturb", "0.1", "--seed", "-1"], "negative"),
     (["--out", "x"], "no format"), (["--trajectory", "x.xyz"], "ends in .traj"), (["--steps", "-1"], "negative"),
-    (["--compare", "BFGS,Newton"], "known: BFGS"), (["--out", "no/where.xyz"], "does not exist"), (["--out", "x.nonsense"], "no format")])
+    (["--compare", "BFGS,Newton"], "known: BFGS"), (["--out", "no/where.xyz"], "does not exist"),
+    (["--out", "x.nonsense"], "no format")])
 def test_bad_relaxing_options(files, capsys, monkeypatch, options, said):
     monkeypatch.chdir(files)
     assert relax_main(["cuau4", "--policy", "fcc-alloys", *options]) == 2
@@ -78,7 +89,8 @@ def test_bad_relaxing_options(files, capsys, monkeypatch, options, said):
 
 
 def test_a_close_start_is_legal(files, capsys):
-    assert relax_main([str(files / "near.extxyz"), "--policy", "fcc-alloys", "--calculator", "emt", "--json", str(files / "r.json")]) == 0
+    assert relax_main([str(files / "near.extxyz"), "--policy", "fcc-alloys", "--calculator", "emt",
+                       "--json", str(files / "r.json")]) == 0
     assert json.loads((files / "r.json").read_text())[0]["converged"]
 
 
@@ -90,7 +102,8 @@ def test_a_run_is_never_overwritten(files, capsys):
     assert "already holds a run" in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in (files / "run").rglob("*") if p.is_file()}
     assert (files / "run" / "plots" / "results.png").stat().st_size > 10_000
-    assert relax_main(["cuau4", "--policy", str(files / "run"), "--perturb", "0.2", "--out", str(files / "done.extxyz"), "--fmax", "0.05"]) == 0
+    assert relax_main(["cuau4", "--policy", str(files / "run"), "--perturb", "0.2",
+                       "--out", str(files / "done.extxyz"), "--fmax", "0.05"]) == 0
     assert np.linalg.norm(read(files / "done.extxyz").get_forces(), axis=1).max() <= 0.05
 
 
@@ -117,20 +130,24 @@ def failing(error):
 
 
 def test_a_failing_calculation_loses_no_other(files, capsys):
-    argv = ["alloys4-heldout", "--policy", "fcc-alloys", "--perturb", "0.1", "--out", str(files / "out.extxyz"), "--json", str(files / "r.json")]
+    argv = ["alloys4-heldout", "--policy", "fcc-alloys", "--perturb", "0.1", "--out", str(files / "out.extxyz"),
+            "--json", str(files / "r.json")]
     assert relax_main([*argv, "--calculator", failing(ValueError("no convergence of the SCF cycle"))]) == 1
     said = capsys.readouterr()
     assert "alloys4-heldout:2, RLOptimizer: ValueError: no convergence" in said.err and "2/3" in said.out
     assert len(read(files / "out.extxyz", ":")) == 3
-    assert relax_main([*argv, "--calculator", failing(KeyboardInterrupt())]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert relax_main([*argv, "--calculator", failing(KeyboardInterrupt())]) == 2
+    assert "--overwrite" in capsys.readouterr().err
     assert relax_main([*argv, "--overwrite", "--calculator", failing(KeyboardInterrupt())]) == 130
     assert len(read(files / "out.extxyz", ":")) == 2 and len(json.loads((files / "r.json").read_text())) == 2
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--out", "mine.db"], "give --overwrite"), (["--out", "o.pwi"], "does not write"), (["--out", "pipe.extxyz"], "no ordinary file"),
+    (["--out", "mine.db"], "give --overwrite"), (["--out", "o.pwi"], "does not write"),
+    (["--out", "pipe.extxyz"], "no ordinary file"),
     (["--json", "in.extxyz", "--overwrite"], "is the input"), (["--out", "in.extxyz", "--overwrite"], "is the input"),
-    (["--out", "o.extxyz", "--json", "o.extxyz"], "what --out names already"), (["--trajectory", "no/o.traj"], "does not exist"),
+    (["--out", "o.extxyz", "--json", "o.extxyz"], "what --out names already"),
+    (["--trajectory", "no/o.traj"], "does not exist"),
     (["--json", "/proc/o.json"], "cannot be written"), (["--json", "."], "is a folder")])
 def test_targets_are_checked_before_the_work(files, capsys, monkeypatch, options, said):
     monkeypatch.chdir(files)
@@ -153,8 +170,10 @@ def test_one_output_that_fails_does_not_lose_the_other(files, capsys, monkeypatc
 
 def test_a_full_disk_is_no_fault_of_the_calculator(files, capsys, monkeypatch):
     (files / "path.traj").write_bytes(b"older")
-    monkeypatch.setattr("ase.io.trajectory.TrajectoryWriter.write", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    argv = ["cuau4", "--perturb", "0.2", "--trajectory", str(files / "path.traj"), "--overwrite", "--json", str(files / "r.json")]
+    monkeypatch.setattr("ase.io.trajectory.TrajectoryWriter.write",
+                        lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    argv = ["cuau4", "--perturb", "0.2", "--trajectory", str(files / "path.traj"),
+            "--overwrite", "--json", str(files / "r.json")]
     assert relax_main(argv) == 1 and "No space left" in capsys.readouterr().err
     assert (files / "path.traj").read_bytes() == b"older" and (files / "r.json").read_text() == "[]"
 
@@ -173,9 +192,11 @@ class Slow(EMT):
 
 def test_a_queue_that_ends_a_command_loses_nothing_that_is_done(files):
     code = "import sys; from atomrl_nb.cli import relax_main; sys.exit(relax_main())"
-    argv = ["alloys4-heldout", "--calculator", f"{__name__}:Slow", "--out", "o.extxyz", "--json", "o.json", "--trajectory", "o.traj", "--perturb", "0.3"]
+    argv = ["alloys4-heldout", "--calculator", f"{__name__}:Slow", "--out", "o.extxyz", "--json", "o.json",
+            "--trajectory", "o.traj", "--perturb", "0.3"]
     places = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
-    process = subprocess.Popen([sys.executable, "-c", code, *argv], cwd=files, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": places})
+    process = subprocess.Popen([sys.executable, "-c", code, *argv], cwd=files, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"PYTHONPATH": places})
     end = time.monotonic() + 120
     while not (files / "asked").exists() and process.poll() is None and time.monotonic() < end: time.sleep(0.05)
     process.terminate()
@@ -189,8 +210,10 @@ def test_a_command_leaves_the_process_as_it_was(files, capsys):
     import logging
 
     import torch
-    state = lambda: (list(sys.path), torch.get_num_threads(), signal.getsignal(signal.SIGTERM), logging.getLogger("atomrl_nb").handlers[:],
-                     logging.getLogger("atomrl_nb").level, sys.stdout, torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())
+    state = lambda: (list(sys.path), torch.get_num_threads(), signal.getsignal(signal.SIGTERM),
+                     logging.getLogger("atomrl_nb").handlers[:],
+                     logging.getLogger("atomrl_nb").level, sys.stdout, torch.get_rng_state().tolist(),
+                     np.random.get_state()[1].tolist())
     before = state()
     assert relax_main(["cuau4", "--perturb", "0.1", "--quiet"]) == 0
     assert state() == before and capsys.readouterr().out == ""
@@ -234,7 +257,8 @@ def test_a_search_says_what_it_cannot_do(files, capsys):
 
 def test_commands_start_as_programs(files):
     for main in ("train_main", "relax_main"):
-        done = subprocess.run([sys.executable, "-c", f"import sys; from atomrl_nb.cli import {main}; sys.exit({main}())", "--help"],
+        done = subprocess.run([sys.executable, "-c",
+                               f"import sys; from atomrl_nb.cli import {main}; sys.exit({main}())", "--help"],
                               capture_output=True, text=True, timeout=120, check=True)
         assert "eV/Å" in done.stdout and "fcc-alloys" in done.stdout
 
@@ -244,7 +268,8 @@ def test_training_on_real_crystals(alfe, tmp_path, capsys):
     spec = "eam:" + ",".join(str(alfe / name) for name in ("AlFe.fs", "Al.eam.alloy", "Fe.eam.fs"))
     argv = [str(alfe / "Al-Fe_N=4.extxyz"), "--calculator", spec, "--run", str(tmp_path / "run"), "--steps", "32"]
     assert train_main([*argv, "--settings", str(tmp_path / "settings.json")]) == 0
-    assert relax_main([f"{alfe}/Al-Fe_N=2-3.extxyz@0:3", "--policy", str(tmp_path / "run"), "--calculator", spec, "--perturb", "0.5",
+    assert relax_main([f"{alfe}/Al-Fe_N=2-3.extxyz@0:3", "--policy", str(tmp_path / "run"), "--calculator", spec,
+                       "--perturb", "0.5",
                        "--compare", "BFGS", "--json", str(tmp_path / "r.json")]) == 0
     results = json.loads((tmp_path / "r.json").read_text())
     assert [r["optimizer"] for r in results] == ["RLOptimizer", "BFGS"] * 3 and all(r["converged"] for r in results)

@@ -20,11 +20,13 @@ FIXTURES = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures"
 
 def random_graph(rng, n_atoms=3, pbc=(True, True, True), skew=1.5):
     """A random cell, often short and skewed, with atoms in and out of it."""
-    cell = np.diag(rng.uniform(1.5, 4.5, 3)) + np.tril(rng.normal(0, skew, (3, 3)), -1) + np.triu(rng.normal(0, 0.3, (3, 3)), 1)
+    cell = np.diag(rng.uniform(1.5, 4.5, 3)) + np.tril(rng.normal(0, skew, (3, 3)),
+                                                       -1) + np.triu(rng.normal(0, 0.3, (3, 3)), 1)
     inside = rng.uniform(0, 1, (n_atoms, 3))
     positions = (inside + np.array(pbc) * rng.integers(-1, 2, (n_atoms, 3))) @ cell
     tensor = lambda x: torch.as_tensor(x, dtype=torch.float64)
-    return AtomGraph(positions=tensor(positions), numbers=torch.as_tensor(rng.choice([1, 13, 79], n_atoms)), cell=tensor(cell)[None],
+    return AtomGraph(positions=tensor(positions), numbers=torch.as_tensor(rng.choice([1, 13, 79], n_atoms)),
+                     cell=tensor(cell)[None],
                      pbc=torch.tensor([pbc]), batch=torch.zeros(n_atoms, dtype=torch.int64))
 
 
@@ -83,7 +85,8 @@ def test_the_share_is_the_largest_that_is_allowed(pbc):
 
 def assert_grazes(graph, push, images, kept):
     """A short dip below the limit, between two points of the walk."""
-    near = [closest(graph, graph.positions.numpy() + t * push, images, 1.2).min() for t in np.linspace(kept, min(1, kept + 5e-3), 200)]
+    near = [closest(graph, graph.positions.numpy() + t * push, images, 1.2).min()
+            for t in np.linspace(kept, min(1, kept + 5e-3), 200)]
     assert min(near) < 1
 
 
@@ -94,7 +97,8 @@ def test_a_batch_equals_its_structures_one_by_one(mode, dtype):
     rng = np.random.default_rng(0)
     big = AtomGraph.from_atoms(perturb(load("cuau32")[0].repeat((3, 1, 1)), 0.4, seed=0))
     assert big.n_atoms > LARGE
-    plain = lambda g: AtomGraph(**{k: v for k, v in g.tensors().items() if k in ("positions", "numbers", "cell", "pbc", "batch")})
+    plain = lambda g: AtomGraph(**{k: v for k, v in g.tensors().items()
+                                   if k in ("positions", "numbers", "cell", "pbc", "batch")})
     graphs = [random_graph(rng, n_atoms=n, pbc=pbc) for n, pbc in zip((1, 2, 3, 5, 4, 3, 2, 6), PBC)]
     graphs = [plain(g).to(dtype=dtype) for g in (*graphs[:4], big, *graphs[4:], big)]
     pushes = [torch.as_tensor(rng.normal(0, 0.5, g.positions.shape), dtype=dtype) for g in graphs]
@@ -137,7 +141,8 @@ def test_gradients(mode):
 def test_gradients_stay_finite_where_atoms_touch_graze_or_overlap():
     apart = torch.tensor([[0, 0, 1.5], [0, 0, 2.0], [0, 0, 1.0], [0, 0, 2.0], [0, 0, 0]])
     grazing = 2 * torch.tensor([np.sin(np.arcsin(0.75)), 0, -np.cos(np.arcsin(0.75))], dtype=torch.float32)
-    move = torch.stack([torch.tensor([0, 0, -1.0]), grazing, torch.tensor([0, 0, -1.0]), torch.zeros(3), torch.tensor([1.0, 0, 0])]).requires_grad_()
+    move = torch.stack([torch.tensor([0, 0, -1.0]), grazing, torch.tensor([0, 0, -1.0]), torch.zeros(3),
+                        torch.tensor([1.0, 0, 0])]).requires_grad_()
     share = allowed_share(apart, move, 1.5)
     slope, = torch.autograd.grad(share.sum(), move)
     assert slope.isfinite().all() and slope.norm(dim=1).max() < 20
@@ -161,7 +166,8 @@ def test_the_correction_turns_with_the_structure(mode):
     rng = np.random.default_rng(9)
     graph, turn = random_graph(rng), torch.as_tensor(np.linalg.qr(rng.normal(size=(3, 3)))[0])
     push = torch.as_tensor(rng.normal(0, 1, (3, 3)))
-    turned = AtomGraph(positions=graph.positions @ turn.T, cell=graph.cell @ turn.T, numbers=graph.numbers, pbc=graph.pbc, batch=graph.batch)
+    turned = AtomGraph(positions=graph.positions @ turn.T, cell=graph.cell @ turn.T, numbers=graph.numbers,
+                       pbc=graph.pbc, batch=graph.batch)
     a, b = correct_action(graph, push, 1.2, mode), correct_action(turned, push @ turn.T, 1.2, mode)
     assert 0 < a.a_back.max() < 1
     torch.testing.assert_close(a.displacement @ turn.T, b.displacement, atol=1e-9, rtol=0)
@@ -170,7 +176,8 @@ def test_the_correction_turns_with_the_structure(mode):
 def test_an_image_of_itself_is_no_obstacle():
     """In a cell shorter than r0 an atom's own images move with it, but images of the other atom do not."""
     cell = torch.tensor([[[1.0, 0, 0], [0, 9, 0], [0, 0, 9]]], dtype=torch.float64)
-    both = AtomGraph(positions=torch.tensor([[0, 0, 0], [0.5, 3, 0]], dtype=torch.float64), numbers=torch.tensor([29, 29]), cell=cell,
+    both = AtomGraph(positions=torch.tensor([[0, 0, 0], [0.5, 3, 0]], dtype=torch.float64),
+                     numbers=torch.tensor([29, 29]), cell=cell,
                      pbc=torch.tensor([[True] * 3]), batch=torch.tensor([0, 0]))
     along, across = (torch.tensor([[0, 0, 0], v], dtype=torch.float64) for v in ([5.0, 0, 0], [0.0, -3, 0]))
     assert correct_action(both, along, 1.5).a_back.item() == 0
@@ -183,7 +190,8 @@ def test_reference_mode_is_the_originals():
     for n in range(int(cases["n_cases"])):
         case = {k.split("/")[1]: cases[k] for k in cases if k.startswith(f"case{n:02d}/")}
         tensor = lambda x: torch.as_tensor(x, dtype=torch.float64)
-        graph = AtomGraph(positions=tensor(case["positions_initial"]), numbers=torch.as_tensor(case["numbers"]), cell=tensor(case["cell"])[None],
+        graph = AtomGraph(positions=tensor(case["positions_initial"]), numbers=torch.as_tensor(case["numbers"]),
+                          cell=tensor(case["cell"])[None],
                           pbc=torch.tensor([[True] * 3]), batch=torch.zeros(len(case["numbers"]), dtype=torch.int64))
         correction = correct_action(graph, tensor(case["action"]), float(case["r0"]), "reference")
         assert correction.a_back.item() == pytest.approx(float(case["a_back"]), abs=1e-3)
@@ -208,7 +216,8 @@ def test_steps_of_the_original_environment(alfe):
     cases, faults = np.load(FIXTURES / "env_step.npz"), 0
     for n in range(int(cases["n_cases"])):
         case = {k.split("/")[1]: cases[k] for k in cases if k.startswith(f"case{n:02d}/")}
-        settings = EnvironmentSettings(fmax=float(case["eps"]), r0=float(case["r0"]), reward=str(case["reward_func"]), correction_mode="reference",
+        settings = EnvironmentSettings(fmax=float(case["eps"]), r0=float(case["r0"]), reward=str(case["reward_func"]),
+                                       correction_mode="reference",
                                        hybrid_weights=tuple(case["r_weights"]), correction_weight=0.0)
         atoms = Atoms(case["numbers"], case["positions_before"], cell=case["cell"], pbc=True)
         env = Environment([atoms], calc, settings)
@@ -218,7 +227,8 @@ def test_steps_of_the_original_environment(alfe):
         np.testing.assert_allclose(info["displacement"], (1 - info["a_back"]) * case["action_in"], atol=1e-12)
         ends = Ends(None, case["forces_after"], 0.0, 0.0)
         assert REWARDS[settings.reward].pay(ends, settings) == pytest.approx(float(case["reward"]), rel=1e-9)
-        jump = (case["positions_after"] - case["positions_before"] - (1 - case["a_back"]) * case["action_in"]) @ np.linalg.inv(case["cell"])
+        moved = case["positions_after"] - case["positions_before"]
+        jump = (moved - (1 - case["a_back"]) * case["action_in"]) @ np.linalg.inv(case["cell"])
         if np.abs(jump - np.round(jump)).max() > 1e-6:
             faults += 1
             continue

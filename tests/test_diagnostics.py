@@ -1,4 +1,4 @@
-"""Findings on runs that were really trained sick (kept in nbs/benchmark/sick), on tables made by hand, and by the command."""
+"""Findings on runs that were trained sick (kept in nbs/benchmark/sick), on tables made by hand, and by the command."""
 import importlib
 import json
 import math
@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from atomrl_nb.cli import diagnose_main
-from atomrl_nb.diagnostics import METRIC_GUIDE, RULES, diagnose, examine, indicators, live, plot_metrics, read_table, save_results
+from atomrl_nb.diagnostics import (METRIC_GUIDE, RULES, diagnose, examine, indicators, live, plot_metrics, read_table,
+                                   save_results)
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import InputError
@@ -20,9 +21,11 @@ from atomrl_nb.training import train
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARK = ROOT / "nbs" / "benchmark"
 SICK = {path.name.removesuffix(".csv.gz"): path for path in sorted((BENCHMARK / "sick").glob("*.csv.gz"))}
-ILLNESSES = ("hitting the wall", "critic overestimates", "hides by not moving", "stale memory", "expert leaned on too long", "penalty dominates",
+ILLNESSES = ("hitting the wall", "critic overestimates", "hides by not moving", "stale memory",
+             "expert leaned on too long", "penalty dominates",
              "collapsed exploration", "exploding gradients")
-SMALL = Settings(structures=("cuau4",), n_envs=4, learning_starts=8, batch_size=8, steps=96, seed=1, evaluation_interval=48, evaluation_starts=2,
+SMALL = Settings(structures=("cuau4",), n_envs=4, learning_starts=8, batch_size=8, steps=96, seed=1,
+                 evaluation_interval=48, evaluation_starts=2,
                  checkpoint_interval=100, network=NetworkSettings(channels=4, layers=1))
 
 
@@ -38,7 +41,8 @@ def test_a_run_that_was_trained_sick_is_found_out(illness):
     assert len(findings) == 1
     (first, last), said = findings[0].when, str(findings[0])
     assert 0 < first < last and f"t_total {first} to {last}" in said
-    assert all(METRIC_GUIDE[sign].name in said for rule in RULES if rule.name == illness for sign in rule.signs if sign in table)
+    assert all(METRIC_GUIDE[sign].name in said for rule in RULES if rule.name == illness for sign in rule.signs
+               if sign in table)
     assert findings[0].meaning in said and findings[0].change in said
 
 
@@ -72,7 +76,8 @@ def test_every_metric_is_documented_and_computed(run):
     for name, metric in METRIC_GUIDE.items():
         assert metric.name and metric.formula and metric.turn and metric.how in ("mean", "median", "max", "last")
         assert np.isfinite(indicators(run)[name]), name
-    wanted = {"actual_move", "q_bias", "action_scale", "a_back", "td_error", "q_gap", "angle", "memory_age", "expert", "grad_norm_q", "grad_norm_pi"}
+    wanted = {"actual_move", "q_bias", "action_scale", "a_back", "td_error", "q_gap", "angle", "memory_age", "expert",
+              "grad_norm_q", "grad_norm_pi"}
     assert wanted <= METRIC_GUIDE.keys()
 
 
@@ -115,7 +120,8 @@ def test_the_command_says_it_by_its_exit_code(run, tmp_path, capsys):
     code, said = diagnose_main([str(run)]), capsys.readouterr().out
     assert code == int(any(f.severity == "severe" for f in diagnose(run)))
     assert all((run / "plots" / name).stat().st_size > 10_000 for name in ("results.png", "metrics.png"))
-    wall = train(replace(SMALL, run=str(tmp_path / "wall"), evaluation_interval=0, environment=EnvironmentSettings(r0=2.68)), progress=False)
+    wall = train(replace(SMALL, run=str(tmp_path / "wall"), evaluation_interval=0,
+                         environment=EnvironmentSettings(r0=2.68)), progress=False)
     assert diagnose_main([str(wall)]) == 1
     said = capsys.readouterr().out
     assert "severe: hitting the wall (t_total" in said and "environment.r0" in said
@@ -140,7 +146,7 @@ def test_pictures_of_the_shortest_runs(tmp_path):
 
 
 def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path, capsys):
-    """What cannot be known yet is not judged: before its first update a run is no more than young, also by the command."""
+    """What cannot be known yet is not judged: before its first update a run is young, also for the command."""
     import shutil
     metrics = read_table(run)
     shutil.copytree(run, tmp_path / "run")
@@ -161,7 +167,8 @@ def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path, capsys):
 
 def test_a_policy_that_still_gains_is_not_said_to_relax_nothing():
     some = HEALTHY.assign(relaxed=0.25)
-    assert named(some.assign(relaxed_gain=math.nan)) == named(some.assign(relaxed_gain=0.2)) == []  # few evaluations, and some that gained
+    # few evaluations, and some that gained
+    assert named(some.assign(relaxed_gain=math.nan)) == named(some.assign(relaxed_gain=0.2)) == []
     assert named(some.assign(relaxed_gain=0.0)) == ["does not relax"]
 
 
@@ -177,7 +184,8 @@ def test_a_cause_leaves_out_what_follows_from_it():
     fails = HEALTHY.assign(relaxed=0.0, action_scale=0.1, fmax_ratio=500.0)
     assert named(fails) == ["does not relax", "hides by not moving"]
     assert named(fails.assign(at_bound=0.74)) == ["held by the bound"]
-    assert named(fails.assign(stiffness=1000.0, at_bound=0.74)) == named(fails.assign(stiffness=0.001)) == ["forces in other units"]
+    for signs in (dict(stiffness=1000.0, at_bound=0.74), dict(stiffness=0.001)):
+        assert named(fails.assign(**signs)) == ["forces in other units"]
     diverged = HEALTHY.assign(q_size=1e9, q_bias=-1e10, q_excess=-1e9, grad_norm_q=1e6)
     assert named(diverged)[0] == "critic diverges" and "td3.critic_lr" in str(examine(diverged)[0])
 
@@ -186,27 +194,33 @@ def test_every_ratio_says_of_what():
     said = [finding for finding in examine(HEALTHY.assign(a_back=0.9, fmax_ratio=440.0))]
     assert "Largest force is 440 times the target (healthy: at most 100)" in str(said[0])
     for name, metric in METRIC_GUIDE.items():
-        if name.endswith("_ratio") or name in ("stiffness", "q_size", "q_excess"): assert metric.unit.startswith("times "), name
+        if name.endswith("_ratio") or name in ("stiffness", "q_size", "q_excess"):
+            assert metric.unit.startswith("times "), name
 
 
-@pytest.mark.parametrize("wrong, name", [(dict(network=replace(SMALL.network, max_displacement=0.01)), "held by the bound"),
-                                         (dict(calculator="kilo:emt"), "forces in other units"), (dict(calculator="milli:emt"), "forces in other units"), ({}, None)])
+@pytest.mark.parametrize("wrong, name",
+                         [(dict(network=replace(SMALL.network, max_displacement=0.01)), "held by the bound"),
+                          (dict(calculator="kilo:emt"), "forces in other units"),
+                          (dict(calculator="milli:emt"), "forces in other units"), ({}, None)])
 def test_the_bound_and_the_units_are_named_from_the_first_steps_on(wrong, name, tmp_path, monkeypatch):
     factor = {"kilo:emt": 1e3, "milli:emt": 1e-3}.get(wrong.get("calculator"))
     if factor:
         module = wrong["calculator"].partition(":")[0]
         (tmp_path / f"{module}.py").write_text(
-            "from ase.calculators.emt import EMT\nclass emt(EMT):\n    def calculate(self, *args):\n        super().calculate(*args)\n"
+            "from ase.calculators.emt import EMT\nclass emt(EMT):\n"
+            "    def calculate(self, *args):\n        super().calculate(*args)\n"
             f"        self.results = {{name: {factor} * value for name, value in self.results.items()}}\n")
         monkeypatch.syspath_prepend(tmp_path)
     for seed in (0, 1):
-        made = train(replace(SMALL, run=str(tmp_path / f"run{seed}"), steps=48, evaluation_interval=24, seed=seed, **wrong), progress=False)
+        made = train(replace(SMALL, run=str(tmp_path / f"run{seed}"), steps=48, evaluation_interval=24, seed=seed,
+                             **wrong), progress=False)
         findings = [f.name for f in diagnose(made) if f.name != "collapsed exploration"]
-        assert findings == [name] if name else not {"held by the bound", "forces in other units"} & set(findings), findings
+        others = {"held by the bound", "forces in other units"} & set(findings)
+        assert findings == [name] if name else not others, findings
 
 
 def test_the_critics_are_judged_on_the_scale_of_what_is_paid(tmp_path, run):
-    """With gamma 0.99 a good policy is worth more than the mean return of its own past; no more than the best stretch of it."""
+    """With gamma 0.99 a good policy is worth more than the mean return of its past, at most its best stretch."""
     import shutil
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
@@ -214,9 +228,11 @@ def test_the_critics_are_judged_on_the_scale_of_what_is_paid(tmp_path, run):
     episode = (np.arange(96) // 8).astype(int)
     metrics = read_table(run).assign(episode=episode, reward=np.where(episode < 8, -1.0, 1.0), truncated=0, a_back=0.0)
     metrics["terminated"] = (np.arange(96) % 8 == 7).astype(int)
-    judged = lambda **columns: (metrics.assign(**columns).to_csv(tmp_path / "run" / "metrics.csv", index=False), named(live(tmp_path / "run")))[1]
+    judged = lambda **columns: (metrics.assign(**columns).to_csv(tmp_path / "run" / "metrics.csv", index=False),
+                                named(live(tmp_path / "run")))[1]
     assert not {"critic overestimates", "critic diverges"} & set(judged(q=7.5))  # eight rewards of 1 are nearly 8
     assert "critic overestimates" in judged(q=60.0) and "critic diverges" not in judged(q=60.0)
     assert "critic diverges" in judged(q=-1e10)
     cut = dict(terminated=0, truncated=metrics.terminated)
-    assert "critic overestimates" in judged(q=60.0, **cut) and "critic overestimates" not in judged(q=7.5, **cut)  # no return is known at all
+    # no return is known at all
+    assert "critic overestimates" in judged(q=60.0, **cut) and "critic overestimates" not in judged(q=7.5, **cut)

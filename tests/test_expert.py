@@ -9,7 +9,8 @@ from ase.optimize import BFGS
 from atomrl_nb.checkpoints import Table
 from atomrl_nb.cli import _outcome
 from atomrl_nb.environment import Environment
-from atomrl_nb.expert import SCHEDULES, ExpertSettings, call_share, fade, fake_step, hindsight, imitation_at, initial_hessian, nfake_at, running_success, update_hessian
+from atomrl_nb.expert import (SCHEDULES, ExpertSettings, call_share, fade, fake_step, hindsight, imitation_at,
+                              initial_hessian, nfake_at, running_success, update_hessian)
 from atomrl_nb.memory import MemorySettings
 from atomrl_nb.networks import load_policy
 from atomrl_nb.structures import CountedCalculator, calculator, load, perturb
@@ -63,7 +64,8 @@ def test_the_hessian_is_warm_from_the_agents_moves(small):
 
 
 def test_a_rollout_keeps_the_environment(small):
-    made, _ = trainer_with(small, expert=ExpertSettings(mode="rollout", rollout_steps=3, nfake=0.4, schedule="constant"))
+    made, _ = trainer_with(small,
+                           expert=ExpertSettings(mode="rollout", rollout_steps=3, nfake=0.4, schedule="constant"))
     runs, open_runs = [], [0] * small.n_envs
     for _ in range(60):
         steps, experts, _ = made.play()
@@ -85,7 +87,8 @@ def test_a_rollout_keeps_the_environment(small):
 def test_the_expert_takes_the_share_that_nfake_says(settings):
     rng, left, taken = np.random.default_rng(0), 0, 0
     for _ in range(50_000):
-        if left == 0 and rng.random() < call_share(0.3, settings): left = settings.rollout_steps if settings.mode == "rollout" else 1
+        if left == 0 and rng.random() < call_share(0.3, settings):
+            left = settings.rollout_steps if settings.mode == "rollout" else 1
         taken, left = taken + (left > 0), max(left - 1, 0)
     assert abs(taken / 50_000 - 0.3) < 0.015
 
@@ -120,7 +123,8 @@ def test_schedules_fade_from_one_to_none_whatever_the_length_of_the_run(schedule
     values = [fade(t, settings, success=t / 300) for t in range(400)]
     assert values[0] == 1 and all(0 <= b <= a for a, b in zip(values, values[1:]))
     assert values[300:] == ([1.0] if schedule == "constant" else [0.0]) * 100
-    assert nfake_at(0, settings) == settings.nfake and imitation_at(399, settings, 1.0) == (1.0 if schedule == "constant" else settings.imitation_floor)
+    assert nfake_at(0, settings) == settings.nfake
+    assert imitation_at(399, settings, 1.0) == (1.0 if schedule == "constant" else settings.imitation_floor)
 
 
 def test_success_is_the_agents_own():
@@ -149,7 +153,8 @@ def test_force_evaluations_of_the_expert_are_counted_apart(small, tmp_path, mode
     card = load_policy(run / "policy.safetensors")[1]
     spent = sum(int(row["expert_evaluations"]) for row in metrics if int(row["t_total"]) <= card["t_total"])
     assert card["expert_evaluations"] == spent
-    assert card["force_evaluations"] >= card["t_total"] + (spent - sum(int(row["expert"]) for row in metrics if int(row["t_total"]) <= card["t_total"]))
+    steps = sum(int(row["expert"]) for row in metrics if int(row["t_total"]) <= card["t_total"])
+    assert card["force_evaluations"] >= card["t_total"] + (spent - steps)
     assert f"({cost} force evaluations by the expert)" in _outcome(run)
 
 
@@ -192,7 +197,8 @@ def test_the_q_filter_keeps_labels_that_the_critic_prefers(trainer):
 
 def test_a_run_with_everything_on_trains(small):
     made, rows = trainer_with(small, 20, expert=ExpertSettings(mode="rollout", imitate_steps=True, schedule="success"),
-                              td3=replace(small.td3, q_filter=True), memory=MemorySettings(expert_share=0.2, sampling="recent", n_step=2))
+                              td3=replace(small.td3, q_filter=True),
+                              memory=MemorySettings(expert_share=0.2, sampling="recent", n_step=2))
     assert made.agent.updates > 0 and all(np.isfinite(v) for v in rows[-1].values() if isinstance(v, float))
     assert any(0 < row.get("label_share", 0) <= 1 for row in rows)
 

@@ -15,12 +15,14 @@ from atomrl_nb.settings import Settings, check_settings, settings_from
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 GUIDE = sorted((NBS / "guide").glob("*.ipynb"))
 PAGES = [NBS / "index.ipynb", *GUIDE, *sorted((NBS / "tutorials").glob("*.ipynb"))]
-PARSERS = {"atomrl-train": cli.train_parser, "atomrl-tune": cli.tune_parser, "atomrl-diagnose": cli.diagnose_parser, "atomrl-relax": cli.relax_parser, "atomrl-bench": cli.bench_parser}
+PARSERS = {"atomrl-train": cli.train_parser, "atomrl-tune": cli.tune_parser, "atomrl-diagnose": cli.diagnose_parser,
+           "atomrl-relax": cli.relax_parser, "atomrl-bench": cli.bench_parser}
 
 
 def prose(path):
     """Return the Markdown cells of a notebook."""
-    return ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown"]
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "markdown"]
 
 
 def blocks(path, language):
@@ -49,7 +51,8 @@ def test_settings_are_accepted(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_settings_that_are_named_exist(path):
-    groups = {f.name: {g.name for g in fields(f.default_factory)} for f in fields(Settings) if callable(f.default_factory)}
+    groups = {f.name: {g.name for g in fields(f.default_factory)} for f in fields(Settings)
+              if callable(f.default_factory)}
     for group, name in re.findall(rf"`({'|'.join(groups)})\.(\w+)", "\n".join(prose(path))):
         assert name in groups[group], f"{group}.{name}"
 
@@ -58,7 +61,8 @@ def test_settings_that_are_named_exist(path):
 def test_a_guide_page_is_whole(path):
     cells = prose(path)
     text = "\n".join(cells)
-    for heading in ("The symptom", "The cause", "The change", "What was measured", "When it does not help", "What to watch"):
+    for heading in ("The symptom", "The cause", "The change", "What was measured", "When it does not help",
+                    "What to watch"):
         assert f"## {heading}" in text, heading
     watch = next(cell for cell in cells if "## What to watch" in cell)
     assert set(re.findall(r"\*\*(.+?)\*\*", watch)) <= {metric.name for metric in METRIC_GUIDE.values()}

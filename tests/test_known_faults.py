@@ -39,7 +39,7 @@ def test_atom_crossing_the_cell_boundary_gets_no_lattice_jump(trainer):
 
 
 def test_action_noise_is_explored_and_not_added_after_the_fact(trainer):
-    """environment, training: what is executed and stored includes the noise, what the actor proposed is stored beside it."""
+    """environment, training: the executed and stored move includes the noise; the actor's is stored beside it."""
     batch = trainer.memory.get(torch.arange(len(trainer.memory)))
     agent = (batch.source == 0)[batch.graph.batch]
     free = agent & (batch.a_back == 0)[batch.graph.batch]
@@ -64,15 +64,19 @@ def test_testing_does_not_reseed_the_global_generators(trainer):
 
 def test_evaluation_changes_nothing_in_training(small, tmp_path):
     """training: with and without evaluation the parameters are identical."""
-    runs = [train(replace(small, run=str(tmp_path / name), evaluation_interval=k), progress=False) for name, k in (("with", 16), ("without", 0))]
+    runs = [train(replace(small, run=str(tmp_path / name), evaluation_interval=k), progress=False)
+            for name, k in (("with", 16), ("without", 0))]
     a, b = (load_file(run / "checkpoints" / "step_00000048" / "agent.safetensors") for run in runs)
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.parametrize("changes", [
-    {}, dict(expert=ExpertSettings(mode="rollout", rollout_steps=3, schedule="success", imitate_steps=True), buffer_capacity=30,
-             memory=MemorySettings(expert_share=0.3, sampling="recent", half_life=10.0, n_step=3), td3=TD3Settings(q_filter=True)),
-    dict(expert=ExpertSettings(mode="jump", schedule="cosine"), memory=MemorySettings(expert_share=0.2, sampling="expert"), structures=("alloys4", "cu-vacancy"))])
+    {},
+    dict(expert=ExpertSettings(mode="rollout", rollout_steps=3, schedule="success", imitate_steps=True),
+         buffer_capacity=30, memory=MemorySettings(expert_share=0.3, sampling="recent", half_life=10.0, n_step=3),
+         td3=TD3Settings(q_filter=True)),
+    dict(expert=ExpertSettings(mode="jump", schedule="cosine"),
+         memory=MemorySettings(expert_share=0.2, sampling="expert"), structures=("alloys4", "cu-vacancy"))])
 def test_checkpoints_hold_memory_random_state_and_counters(small, tmp_path, changes):
     """checkpoints: a run that is stopped in mid-episode and resumed is the run that went through, bit for bit."""
     small = replace(small, **changes)
@@ -87,7 +91,8 @@ def test_checkpoints_hold_memory_random_state_and_counters(small, tmp_path, chan
         state = [(run / "checkpoints" / "step_00000048" / "state.json").read_text() for run in (whole, parts)]
         assert state[0] == state[1]
         for table in ("metrics", "episodes"):
-            rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{table}.csv")] for run in (whole, parts)]
+            rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{table}.csv")]
+                    for run in (whole, parts)]
             assert rows[0] == rows[1]
 
 

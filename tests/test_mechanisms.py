@@ -115,7 +115,8 @@ def test_the_agent_corrects_as_its_environment_does(small, mode):
         np.testing.assert_allclose(info["displacement"], wanted.displacement[trainer.graph.batch == k], atol=1e-4)
     assert agent.correction_mode == mode and torch.equal(agent.r0, covalent_r0(0.9)) and 0 < wanted.a_back.max()
     card = card_of(trainer)
-    assert json.loads(json.dumps(card)) == card and (card["correction_mode"], card["r0_factor"], card["r0"]) == (mode, 0.9, None)
+    assert json.loads(json.dumps(card)) == card
+    assert (card["correction_mode"], card["r0_factor"], card["r0"]) == (mode, 0.9, None)
     atoms = perturb(load("alloys4")[0], 0.3, seed=0)
     atoms.calc = calculator("emt")
     opt = RLOptimizer(atoms, (agent.actor, card), logfile=None)
@@ -124,8 +125,10 @@ def test_the_agent_corrects_as_its_environment_does(small, mode):
 
 def test_resume_is_exact_with_everything_switched_on(small, tmp_path):
     """History, features, a schedule of lambda and one share for each atom: all of it goes on where it stopped."""
-    env = replace(small.environment, history=True, env_features=("last_a_back", "budget_used"), correction_mode="atom", r0=2.4, reward="hybrid")
-    settings = replace(small, environment=env, td3=replace(small.td3, deviation_weight=0.0, deviation_weight_end=5.0, deviation_steps=40))
+    env = replace(small.environment, history=True, env_features=("last_a_back", "budget_used"), correction_mode="atom",
+                  r0=2.4, reward="hybrid")
+    settings = replace(small, environment=env,
+                       td3=replace(small.td3, deviation_weight=0.0, deviation_weight_end=5.0, deviation_steps=40))
     whole = train(replace(settings, run=str(tmp_path / "whole")), progress=False)
     parts = train(replace(settings, run=str(tmp_path / "parts"), steps=20), progress=False)
     resume(parts, steps=48, progress=False)
@@ -144,7 +147,9 @@ def test_imitation_fades(trainer):
     batch = sampled(trainer)
     batch.has_target[:] = 1
     with_labels, without = (trainer.agent.compute_loss_pi(batch, imitation=w) for w in (1.0, 0.0))
-    torch.testing.assert_close(with_labels[0] - without[0], trainer.agent.settings.imitation_weight * without[1]["imitation_error"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(with_labels[0] - without[0],
+                               trainer.agent.settings.imitation_weight * without[1]["imitation_error"], rtol=1e-3,
+                               atol=1e-5)
 
 
 def test_updates_are_counted_through_all_episodes(trainer):
@@ -159,7 +164,8 @@ def test_rms_force_is_that_of_the_free_atoms():
     slab = perturb(load("cu-slab")[0], 0.2, seed=0)
     slab.calc = calculator("emt")
     free = slab.get_forces()[~fixed_mask(slab)]
-    np.testing.assert_allclose(rms_force(AtomGraph.from_atoms(slab)).item(), np.sqrt((free**2).sum(1).mean()), rtol=1e-5)
+    np.testing.assert_allclose(rms_force(AtomGraph.from_atoms(slab)).item(), np.sqrt((free**2).sum(1).mean()),
+                               rtol=1e-5)
 
 
 def test_the_hand_over_goes_on_from_the_best_positions_and_evaluates_none_twice(monkeypatch):
@@ -209,19 +215,22 @@ def test_maxstep_holds_before_and_after_the_hand_over(monkeypatch):
         opt.attach(lambda: visited.append(atoms.positions.copy()))
         opt.run(fmax=0.01, steps=30)
         steps = [np.linalg.norm(b - a, axis=1).max() for a, b in zip(visited, visited[1:])]
-        assert bool(opt.handed_over) == wrong and max(steps) <= 0.04 + 1e-8 and sorted(steps)[-3] <= 0.02 + 1e-8  # one step leaves a refused point
+        # one step leaves a refused point
+        assert bool(opt.handed_over) == wrong and max(steps) <= 0.04 + 1e-8 and sorted(steps)[-3] <= 0.02 + 1e-8
 
 
 def test_a_policy_gets_the_environment_information_and_history_it_was_trained_with():
     """The relaxer shows its policy what `Environment` showed it in training."""
-    start, names = perturb(load("alloys4-heldout")[0], 0.3, seed=2), ("budget_used", "last_a_back", "log_fmax", "number_density", "r0")
+    start = perturb(load("alloys4-heldout")[0], 0.3, seed=2)
+    names = ("budget_used", "last_a_back", "log_fmax", "number_density", "r0")
     seen = {"relaxer": [], "environment": []}
 
     class Watching(Actor):
         side = "relaxer"
 
         def forward(self, graph):
-            seen[self.side].append({k: v.clone() for k, v in graph.tensors().items() if k in ("env", "prev_displacement", "prev_forces")})
+            seen[self.side].append({k: v.clone() for k, v in graph.tensors().items()
+                                    if k in ("env", "prev_displacement", "prev_forces")})
             return super().forward(graph)
 
     torch.manual_seed(0)
@@ -292,14 +301,15 @@ def test_many_structures_take_the_ways_they_take_alone():
     names = ("cuau4", "cu-slab", "cu-vacancy", "alloys8")
     alone, together = ([start_of(name, 0.3, seed=k) for k, name in enumerate(names)] for _ in range(2))
     flags = RelaxMany(together, (planner(), {})).run(fmax=0.02, steps=200)
-    assert flags == [RLOptimizer(atoms, (planner(), {}), logfile=None).run(fmax=0.02, steps=200) for atoms in alone] == [True] * 4
+    assert flags == [RLOptimizer(atoms, (planner(), {}), logfile=None).run(fmax=0.02, steps=200)
+                     for atoms in alone] == [True] * 4
     for a, b in zip(alone, together):
         assert a.calc.evaluations == b.calc.evaluations
         np.testing.assert_allclose(a.positions, b.positions, atol=1e-3)
 
 
 def test_a_learned_energy_that_lies_is_found_out():
-    """An energy that is upside down is left for the springs by evidence, and no anchor lies higher than the one before."""
+    """An energy that is upside down is left for the springs by evidence; no anchor lies higher than the last one."""
     class Liar(Actor):
         def local_energy(self, graph):
             local = super().local_energy(graph)

@@ -1,4 +1,4 @@
-"""The replay memory against a plain list that does the same slowly: ragged sizes, every field, reserves, n-step returns, speed."""
+"""The replay memory against a plain list: ragged sizes, every field, reserves, n-step returns, speed."""
 import importlib.util
 import os
 import re
@@ -21,7 +21,8 @@ from atomrl_nb.training import resume, train
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 UNCHANGED = ("numbers", "cell", "pbc", "fixed")
-ALWAYS = ("positions", "numbers", "cell", "pbc", "batch", "forces", "pair_index", "pair_features", "edge_index", "edge_vec")
+ALWAYS = ("positions", "numbers", "cell", "pbc", "batch", "forces", "pair_index", "pair_features", "edge_index",
+          "edge_vec")
 EXTRA = [f.name for f in fields(AtomGraph) if f.name not in ALWAYS]  # a field that is new to `AtomGraph` is tested too
 
 
@@ -37,15 +38,20 @@ def random_graph(rng, n_atoms, extra=(), edges=False, like=None):
 
     The vectors of edges are differences of positions plus whole lattice vectors, as they are in any graph.
     """
-    n = dict(graphs=1, atoms=n_atoms, pairs=int(torch.randint(0, n_atoms**2 + 1, (1,), generator=rng)), edges=int(torch.randint(1, 30, (1,), generator=rng)))
-    real, index = lambda *s: torch.randn(*s, generator=rng), lambda m: torch.randint(n_atoms, (2, m), generator=rng).sort(1).values
-    tensors = dict(positions=real(n_atoms, 3), numbers=torch.randint(1, 90, (n_atoms,), generator=rng), cell=real(1, 3, 3), pbc=torch.ones(1, 3, dtype=torch.bool),
+    n = dict(graphs=1, atoms=n_atoms, pairs=int(torch.randint(0, n_atoms**2 + 1, (1,), generator=rng)),
+             edges=int(torch.randint(1, 30, (1,), generator=rng)))
+    real = lambda *s: torch.randn(*s, generator=rng)
+    index = lambda m: torch.randint(n_atoms, (2, m), generator=rng).sort(1).values
+    tensors = dict(positions=real(n_atoms, 3), numbers=torch.randint(1, 90, (n_atoms,), generator=rng),
+                   cell=real(1, 3, 3), pbc=torch.ones(1, 3, dtype=torch.bool),
                    forces=real(n_atoms, 3), pair_index=index(n["pairs"]), pair_features=real(n["pairs"], 2, 4))
     if edges:
         (src, dst), shift = index(n["edges"]), torch.randint(-2, 3, (n["edges"], 3), generator=rng).float()
         tensors["edge_index"] = torch.stack([src, dst])
     tails = {"energy": (), "fixed": (), "env": (5,), "node_features": (2,)}
-    for name in extra: tensors[name] = index(n[rows_of(name)]) if name.endswith("_index") else real(n[rows_of(name)], *tails.get(name, (3,)))
+    for name in extra:
+        rows = n[rows_of(name)]
+        tensors[name] = index(rows) if name.endswith("_index") else real(rows, *tails.get(name, (3,)))
     if "fixed" in tensors: tensors["fixed"] = tensors["fixed"] > 0
     if like: tensors |= {name: getattr(like, name) for name in UNCHANGED if getattr(like, name) is not None}
     if edges:
@@ -59,15 +65,18 @@ def random_transition(rng, n_atoms, t=0, source=0, terminated=0, truncated=0, af
     real = lambda *s: torch.randn(*s, generator=rng)
     graph = after.next_graph if after else random_graph(rng, n_atoms, **kwargs)
     whole = lambda x: torch.tensor([x])
-    return Batch(graph=graph, next_graph=random_graph(rng, n_atoms, like=graph, **kwargs), displacement_pred=real(n_atoms, 3), displacement=real(n_atoms, 3),
-                 target=real(n_atoms, 3), has_target=real(1), a_back=real(1), reward=real(1), terminated=whole(float(terminated)),
-                 truncated=whole(float(truncated)), source=whole(int(source)), t_total=whole(t), policy_version=whole(t))
+    return Batch(graph=graph, next_graph=random_graph(rng, n_atoms, like=graph, **kwargs),
+                 displacement_pred=real(n_atoms, 3), displacement=real(n_atoms, 3), target=real(n_atoms, 3),
+                 has_target=real(1), a_back=real(1), reward=real(1), terminated=whole(float(terminated)),
+                 truncated=whole(float(truncated)), source=whole(int(source)), t_total=whole(t),
+                 policy_version=whole(t))
 
 
 def join(parts):
     """Collate transitions by the slow way."""
     own = [f.name for f in fields(Batch) if f.name not in ("graph", "next_graph", "discount")]
-    return Batch(graph=AtomGraph.collate([p.graph for p in parts]), next_graph=AtomGraph.collate([p.next_graph for p in parts]),
+    return Batch(graph=AtomGraph.collate([p.graph for p in parts]),
+                 next_graph=AtomGraph.collate([p.next_graph for p in parts]),
                  **{name: torch.cat([getattr(p, name) for p in parts]) for name in own})
 
 
@@ -94,7 +103,8 @@ def test_what_comes_out_is_what_a_plain_list_holds(capacity, share, sizes):
         parts = []
         for _ in range(n):
             t += 1
-            parts.append(random_transition(rng, sizes[int(torch.randint(len(sizes), (1,), generator=rng))], t, source=int(torch.rand(1, generator=rng) < 0.3)))
+            parts.append(random_transition(rng, sizes[int(torch.randint(len(sizes), (1,), generator=rng))], t,
+                                           source=int(torch.rand(1, generator=rng) < 0.3)))
         for slot, part in zip(memory.add(join(parts)).tolist(), parts): oracle[slot] = part
         assert len(memory) == len(oracle)
         pick = torch.tensor(sorted(oracle))[torch.randint(len(oracle), (9,), generator=rng)]
@@ -144,7 +154,8 @@ def play(memory, rng, lengths, ends):
         for k in active:
             t, last = t + 1, step == lengths[k] - 1
             parts.append(random_transition(rng, 3, t, terminated=last and ends[k] == "terminated",
-                                           truncated=last and ends[k] == "truncated", after=episodes[k][-1] if episodes[k] else None))
+                                           truncated=last and ends[k] == "truncated",
+                                           after=episodes[k][-1] if episodes[k] else None))
         previous = [slots[k][-1] if slots[k] else None for k in active]
         for k, part, slot in zip(active, parts, memory.add(join(parts), previous).tolist()):
             episodes[k].append(part)
@@ -154,7 +165,7 @@ def play(memory, rng, lengths, ends):
 
 @pytest.mark.parametrize("n_step", [1, 2, 5])
 def test_n_step_returns(n_step):
-    """Against the sum written out: rewards to the end or n steps on, the state there, and only `terminated` ends the sum."""
+    """Against the sum written out: rewards to the end or n steps on, the state there; only `terminated` ends it."""
     gamma, lengths, ends = 0.7, (1, 3, 6, 4), ("terminated", "terminated", "truncated", "going on")
     memory = ReplayMemory(40, MemorySettings(n_step=n_step), gamma)
     episodes, slots = play(memory, torch.Generator().manual_seed(0), lengths, ends)
@@ -179,11 +190,15 @@ def test_n_step_stops_where_the_following_step_was_written_over():
     assert not memory.holds(agent, 2) and memory.get(torch.tensor([expert])).discount.item() == 0.5
 
 
-@pytest.mark.parametrize("settings", [MemorySettings(), MemorySettings(expert_share=0.4, sampling="expert", n_step=3), MemorySettings(sampling="recent", half_life=4)])
+@pytest.mark.parametrize("settings",
+                         [MemorySettings(), MemorySettings(expert_share=0.4, sampling="expert", n_step=3),
+                          MemorySettings(sampling="recent", half_life=4)])
 def test_a_saved_memory_goes_on_exactly(tmp_path, settings):
     rng = torch.Generator().manual_seed(1)
     memory = ReplayMemory(15, settings)
-    def step(m, part, previous): return (int(m.add(part, [previous if int(part.t_total) % 3 else None])), int(part.t_total))
+    def step(m, part, previous):
+        t = int(part.t_total)
+        return int(m.add(part, [previous if t % 3 else None])), t
     parts = []
     for t in range(60):  # episodes of three steps
         after = parts[-1] if t % 3 else None
@@ -197,7 +212,8 @@ def test_a_saved_memory_goes_on_exactly(tmp_path, settings):
         before, other = step(memory, part, before), step(again, part, other)
         mine, other_draw = (m.sample(7, torch.Generator().manual_seed(2)) for m in (memory, again))
         assert_same(mine, other_draw, but=())
-        assert mine.graph == other_draw.graph and mine.next_graph == other_draw.next_graph  # to the bit, vectors of edges too
+        # to the bit, vectors of edges too
+        assert mine.graph == other_draw.graph and mine.next_graph == other_draw.next_graph
     a, b = memory.state(), again.state()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -232,7 +248,8 @@ def test_a_step_begins_where_the_one_before_it_ended():
     memory.add(first)
     with pytest.raises(ValueError, match="does not begin where"): memory.add(random_transition(rng, 3, 2), [(0, 1)])
     memory.add(random_transition(rng, 3, 3, after=first), [(0, 1)])
-    with pytest.raises(ValueError, match="does not begin where"): memory.add(random_transition(rng, 3, 4, after=first), [(0, 1)])
+    with pytest.raises(ValueError, match="does not begin where"):
+        memory.add(random_transition(rng, 3, 4, after=first), [(0, 1)])
     assert len(memory) == 2 and memory.get(torch.tensor([0, 1])).t_total.tolist() == [1, 3]
 
 
@@ -346,7 +363,8 @@ def test_a_transition_of_108_atoms_takes_50_kB_and_not_three_MB(small):
     assert 1 / 1.6 < 1e6 / suggest_capacity(108, limit=1e6) / taken < 1.6
     newest = made.memory.get((made.memory.storage["t_total"] > 4).nonzero()[:, 0]).next_graph
     assert newest.pair_features is None and torch.equal(newest.positions, made.graph.positions)
-    with torch.no_grad(): torch.testing.assert_close(made.agent.actor(newest), made.agent.actor(made.graph), rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(made.agent.actor(newest), made.agent.actor(made.graph), rtol=1e-4, atol=1e-6)
 
 
 def test_structures_of_four_and_twenty_atoms_share_a_memory(small):
@@ -358,7 +376,9 @@ def test_structures_of_four_and_twenty_atoms_share_a_memory(small):
     assert set(sizes.tolist()) == {4, 20} and made.agent.updates > 0
 
 
-@pytest.mark.parametrize("changes", [dict(sampling="recent", half_life=10.0), dict(sampling="expert", expert_share=0.3), dict(n_step=3, expert_share=0.2)])
+@pytest.mark.parametrize("changes",
+                         [dict(sampling="recent", half_life=10.0), dict(sampling="expert", expert_share=0.3),
+                          dict(n_step=3, expert_share=0.2)])
 def test_training_reaches_every_setting(small, changes):
     made = Trainer(replace(small, memory=MemorySettings(**changes)), load(*small.structures))
     made.begin()
@@ -366,7 +386,8 @@ def test_training_reaches_every_setting(small, changes):
     assert made.agent.updates > 0 and rows[-1]["memory_oldest"] >= rows[-1]["memory_age"] > 0
     batch = made.memory.sample(64, torch.Generator().manual_seed(0))
     if changes.get("sampling") == "expert": assert batch.source.sum() == round(0.3 * 64)
-    if "n_step" in changes: assert batch.discount.min() < made.settings.td3.gamma and (batch.discount <= made.settings.td3.gamma).all()
+    if "n_step" in changes:
+        assert batch.discount.min() < made.settings.td3.gamma and (batch.discount <= made.settings.td3.gamma).all()
     assert {"memory_age", "memory_oldest", "expert_share"} <= rows[-1].keys()
 
 
@@ -385,7 +406,8 @@ def test_sampling_is_faster_than_pytorch_geometric():
 def test_the_measurement_of_speed_in_its_quick_form():
     saved = TOOLS.parent / "nbs" / "benchmark"
     before = {p: p.stat().st_mtime_ns for p in saved.iterdir()}
-    done = subprocess.run([sys.executable, str(TOOLS / "memory_speed.py"), "--quick"], cwd=TOOLS.parent, capture_output=True, text=True, check=True, timeout=600,
+    done = subprocess.run([sys.executable, str(TOOLS / "memory_speed.py"), "--quick"], cwd=TOOLS.parent,
+                          capture_output=True, text=True, check=True, timeout=600,
                           env=os.environ | {"PYTHONPATH": str(TOOLS.parent), "OMP_NUM_THREADS": "1"})
     assert '"list"' in done.stdout
     assert before == {p: p.stat().st_mtime_ns for p in saved.iterdir()}

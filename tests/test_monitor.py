@@ -1,4 +1,4 @@
-"""Wishes for a run that goes on: followed at a logged time, replayed on resume, never the end of a training; and the dashboard."""
+"""Wishes for a run that goes on (followed at a logged time, replayed on resume), and the dashboard."""
 import fcntl
 import json
 import math
@@ -25,7 +25,8 @@ from atomrl_nb.callbacks import BaseCallback, held_at, read_changes
 from atomrl_nb.training import resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=16, evaluation_starts=2,
+SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1,
+                 evaluation_interval=16, evaluation_starts=2,
                  checkpoint_interval=16, buffer_capacity=100, network=NetworkSettings(channels=4, layers=1))
 CHANGES = {20: dict(nfake=0.9, deviation_weight=5.0), 28: dict(exploration_noise=0.05), 36: dict(nfake=None)}
 
@@ -51,13 +52,15 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def steered(tmp_path_factory):
     """A run that was steered three times, and went through."""
-    return train(replace(SMALL, run=str(tmp_path_factory.mktemp("steered") / "run")), progress=False, callbacks=[asks(CHANGES)])
+    return train(replace(SMALL, run=str(tmp_path_factory.mktemp("steered") / "run")), progress=False,
+                 callbacks=[asks(CHANGES)])
 
 
 def content(run):
     """All that must come out the same: the last checkpoint, byte for byte, and the rows without their clock."""
     folder = run / "checkpoints" / "step_00000048"
-    rows = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{name}.csv")] for name in ("metrics", "episodes", "evaluations", "changes")}
+    rows = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{name}.csv")]
+            for name in ("metrics", "episodes", "evaluations", "changes")}
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}, rows
 
 
@@ -71,14 +74,16 @@ def copied(run, to, t_total):
 
 
 def test_a_change_takes_effect_after_the_round_that_it_is_logged_with(steered, plain):
-    assert read_changes(steered) == {20: dict(deviation_weight=5.0, nfake=0.9, exploration_noise=None), 28: dict(deviation_weight=5.0, nfake=0.9, exploration_noise=0.05),
+    assert read_changes(steered) == {20: dict(deviation_weight=5.0, nfake=0.9, exploration_noise=None),
+                                     28: dict(deviation_weight=5.0, nfake=0.9, exploration_noise=0.05),
                                      36: dict(deviation_weight=5.0, nfake=None, exploration_noise=0.05)}
     rows, others = Table.rows(steered / "metrics.csv"), Table.rows(plain / "metrics.csv")
     held = lambda name: [float(row[name] or "nan") for row in rows]
     assert held("nfake")[20:36] == [0.9] * 16 and held("nfake")[:20] == [float(row["nfake"]) for row in others[:20]]
     assert held("nfake")[36:40] == [float(row["nfake"]) for row in others[36:40]]  # as scheduled, again
     assert held("deviation_weight")[12:] == [0.1] * 8 + [5.0] * 28
-    assert [row["reward"] for row in rows[:20]] == [row["reward"] for row in others[:20]] != [row["reward"] for row in rows[20:40]]
+    first = [row["reward"] for row in rows[:20]]
+    assert first == [row["reward"] for row in others[:20]] != [row["reward"] for row in rows[20:40]]
     assert content(steered)[0] != content(plain)[0]
 
 
@@ -96,7 +101,8 @@ def test_a_new_wish_waits_until_the_logged_ones_are_replayed(steered, tmp_path):
     run = copied(steered, tmp_path / "run", 16)
     wish(run, nfake=0.4)
     resume(run, progress=False)
-    assert read_changes(run) == read_changes(steered) | {36: dict(deviation_weight=5.0, nfake=0.4, exploration_noise=0.05)}
+    new = {36: dict(deviation_weight=5.0, nfake=0.4, exploration_noise=0.05)}
+    assert read_changes(run) == read_changes(steered) | new
     again = copied(run, tmp_path / "again", 16)
     resume(again, progress=False)
     assert content(again) == content(run)
@@ -104,13 +110,16 @@ def test_a_new_wish_waits_until_the_logged_ones_are_replayed(steered, tmp_path):
 
 def test_killed_in_the_middle_and_resumed_it_is_the_run_whose_changes_were_asked_for_in_time(tmp_path):
     """A process of its own, steered from outside at a time that nobody chose, and killed before the next checkpoint."""
-    settings = dict(n_envs=4, learning_starts=8, batch_size=8, seed=1, evaluation_interval=16, evaluation_starts=2, checkpoint_interval=16, buffer_capacity=100,
+    settings = dict(n_envs=4, learning_starts=8, batch_size=8, seed=1, evaluation_interval=16, evaluation_starts=2,
+                    checkpoint_interval=16, buffer_capacity=100,
                     network=dict(channels=4, layers=1))
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     run = tmp_path / "run"
     code = "import sys; from atomrl_nb.cli import train_main; sys.exit(train_main())"
-    process = subprocess.Popen([sys.executable, "-c", code, "alloys4", "--run", run, "--steps", "4000", "--settings", tmp_path / "settings.json"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen([sys.executable, "-c", code, "alloys4", "--run", run, "--steps", "4000",
+                                "--settings", tmp_path / "settings.json"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     try:
         end = time.monotonic() + 120
         while not (run / "checkpoints" / "step_00000016").exists() and time.monotonic() < end: time.sleep(0.01)
@@ -120,17 +129,25 @@ def test_killed_in_the_middle_and_resumed_it_is_the_run_whose_changes_were_asked
     (t, held), = read_changes(run).items()
     steps = 16 * (t // 16) + 16
     resume(run, steps=steps, progress=False)
-    twin = train(replace(SMALL, run=str(tmp_path / "twin"), steps=steps), progress=False, callbacks=[asks({t: dict(nfake=0.0, deviation_weight=3.0)})])
+    twin = train(replace(SMALL, run=str(tmp_path / "twin"), steps=steps), progress=False,
+                 callbacks=[asks({t: dict(nfake=0.0, deviation_weight=3.0)})])
     name = f"step_{steps:08d}"
     assert read_changes(twin) == {t: held}
     for file in ("agent.safetensors", "memory.safetensors", "state.json"):
         assert (run / "checkpoints" / name / file).read_bytes() == (twin / "checkpoints" / name / file).read_bytes()
 
 
-@pytest.mark.parametrize("text, said", [("", "no valid JSON"), ('{"nfake": 0.5, "pau', "no valid JSON"), ("[1]", "names with values"), ('{"gamma": 0.1}', "Unknown setting 'gamma'"),
-                                        ('{"nfake": 1.01}', "from 0 to 1"), ('{"nfake": -0.1}', "from 0 to 1"), ('{"nfake": true}', "must be a number"), ('{"nfake": "0.1"}', "must be a number"),
-                                        ('{"deviation_weight": Infinity}', "must be a number"), ('{"exploration_noise": NaN}', "must be a number"), ('{"paused": 1}', "true or false"),
-                                        ('{"nfake": 0.1, "stop": "yes"}', "true or false"), ("\udcff", "no text in UTF-8")])
+@pytest.mark.parametrize("text, said",
+                         [("", "no valid JSON"), ('{"nfake": 0.5, "pau', "no valid JSON"),
+                          ("[1]", "names with values"), ('{"gamma": 0.1}', "Unknown setting 'gamma'"),
+                          ('{"nfake": 1.01}', "from 0 to 1"), ('{"nfake": -0.1}', "from 0 to 1"),
+                          ('{"nfake": true}', "must be a number"),
+                          ('{"nfake": "0.1"}', "must be a number"),
+                          ('{"deviation_weight": Infinity}', "must be a number"),
+                          ('{"exploration_noise": NaN}', "must be a number"),
+                          ('{"paused": 1}', "true or false"),
+                          ('{"nfake": 0.1, "stop": "yes"}', "true or false"),
+                          ("\udcff", "no text in UTF-8")])
 def test_a_bad_file_is_named_once_and_changes_nothing(plain, tmp_path, capsys, text, said):
     run = copied(plain, tmp_path / "run", 32)
     (run / "control.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -163,7 +180,8 @@ def test_a_pause_changes_nothing_and_its_time_does_not_count(plain, tmp_path, ca
         later(1.5, lambda: (went_on.append(progress(loop.run)), wish(loop.run, paused=False)))
     began = time.perf_counter()
     run = train(replace(SMALL, run=str(tmp_path / "run")), progress=False, callbacks=[At({20: pause})])
-    assert time.perf_counter() - began > 1.5 and capsys.readouterr().err == "Paused at t_total 20, as control.json asks.\n"
+    assert time.perf_counter() - began > 1.5
+    assert capsys.readouterr().err == "Paused at t_total 20, as control.json asks.\n"
     assert (went_on[0].state, went_on[0].t_total) == ("paused", 20)  # the tables were on the disk
     assert content(run) == content(plain)
     seconds = [float(row["seconds"]) for row in Table.rows(run / "metrics.csv")]
@@ -211,7 +229,8 @@ def test_lambda_held_by_hand_is_what_diagnostics_count_with(steered):
 def test_the_newest_episode_is_kept(plain):
     from ase.io import read
     frames, rows = read(plain / "trajectories" / "newest.traj", ":"), Table.rows(plain / "episodes.csv")
-    assert any(len(frames) == int(row["steps"]) + 1 for row in rows) and not (plain / "trajectories" / "newest.part").exists()
+    assert any(len(frames) == int(row["steps"]) + 1 for row in rows)
+    assert not (plain / "trajectories" / "newest.part").exists()
     assert held_at({}, 5) == dict.fromkeys(HELD)
 
 
@@ -257,7 +276,8 @@ def test_findings_are_shown_with_what_to_change(steered, tmp_path):
     run = copied(steered, tmp_path / "run", 48)
     read_table(run).assign(a_back=0.9, fmax=9.0).to_csv(run / "metrics.csv", index=False)
     page = body(run, progress(run))
-    assert "hitting the wall" in page and "Lower environment.r0" in page and page.count('title="sick"') == 2  # the finding, and the indicator Actual Move
+    # the finding, and the indicator Actual Move
+    assert "hitting the wall" in page and "Lower environment.r0" in page and page.count('title="sick"') == 2
 
 
 def test_a_dashboard_rests_in_proportion_to_what_it_took(steered, tmp_path):
@@ -268,7 +288,8 @@ def test_a_dashboard_rests_in_proportion_to_what_it_took(steered, tmp_path):
     spent = time.thread_time() - spent
     assert board.rest_until - before > 0.8 * spent / SHARE
     drawn = board.body.value
-    with open(run / "metrics.csv", "a") as file: file.write(file.name and (run / "metrics.csv").read_text().splitlines()[-1].replace("48,", "49,", 1) + "\n")
+    with open(run / "metrics.csv", "a") as file:
+        file.write(file.name and (run / "metrics.csv").read_text().splitlines()[-1].replace("48,", "49,", 1) + "\n")
     board.look()
     assert board.body.value == drawn and "<b>49</b>" in board.head.value  # it rests: a glance only
     board.rest_until = 0.0

@@ -40,9 +40,12 @@ def stored(path):
     data = np.load(path, allow_pickle=False)
     tensor = lambda name: torch.as_tensor(data[name])
     cell = tensor("cell")
-    graph = AtomGraph(positions=tensor("positions"), numbers=tensor("atomic_numbers"), cell=cell, pbc=torch.ones(len(cell), 3, dtype=torch.bool),
-                      batch=tensor("batch"), forces=tensor("forces"), edge_index=tensor("edge_index"), edge_vec=tensor("edge_vec"), node_features=tensor("x"))
-    return data, {k.removeprefix("param/"): data[k] for k in data.files if k.startswith("param/")}, json.loads(str(data["kwargs_json"])), graph
+    graph = AtomGraph(positions=tensor("positions"), numbers=tensor("atomic_numbers"), cell=cell,
+                      pbc=torch.ones(len(cell), 3, dtype=torch.bool),
+                      batch=tensor("batch"), forces=tensor("forces"), edge_index=tensor("edge_index"),
+                      edge_vec=tensor("edge_vec"), node_features=tensor("x"))
+    parameters = {k.removeprefix("param/"): data[k] for k in data.files if k.startswith("param/")}
+    return data, parameters, json.loads(str(data["kwargs_json"])), graph
 
 
 def relative(a, b):
@@ -76,7 +79,8 @@ def test_the_plain_composition_is_reproduced_in_every_clone(double, takes_action
     plain = PlainNetwork(settings, o3.Irreps("1x0e+1x1o"), takes_action)
     ours = Network(settings, o3.Irreps("1x0e+1x1o"), takes_action=takes_action)
     ours.load_state_dict({k: v for k, v in plain.state_dict().items() if k in ours.state_dict()})
-    graph = AtomGraph.collate([with_forces(perturb(a, 0.3, seed=k)) for k, a in enumerate(load("cuau4", "cu-vacancy", "cu-slab"))])
+    graph = AtomGraph.collate([with_forces(perturb(a, 0.3, seed=k))
+                               for k, a in enumerate(load("cuau4", "cu-vacancy", "cu-slab"))])
     action = 0.1 * torch.randn(graph.n_atoms, 3)
     a, b = ours(graph, action)[0][:, 0], plain(graph, action)
     assert relative(a, b) < 1e-9
@@ -100,8 +104,10 @@ def test_float32_agrees_with_float64_to_1e_4():
         assert relative(q.double(), critics.double()(wide, move.double())) < 1e-4
 
 
-SETTINGS = {"default": NetworkSettings(channels=6), "history": NetworkSettings(channels=4, history=True), "reference": replace(REFERENCE, channels=3),
-            "potential": NetworkSettings(channels=4, head="potential"), "pooled": NetworkSettings(channels=4, critic="pooled"),
+SETTINGS = {"default": NetworkSettings(channels=6), "history": NetworkSettings(channels=4, history=True),
+            "reference": replace(REFERENCE, channels=3),
+            "potential": NetworkSettings(channels=4, head="potential"),
+            "pooled": NetworkSettings(channels=4, critic="pooled"),
             "both parities": NetworkSettings(channels=4, parities="both", readout="convolution", lmax=2)}
 
 
@@ -128,12 +134,13 @@ def test_rotation_holds_on_every_crystal(alfe, double, name):
         turned = atoms.copy()
         turned.set_cell(np.asarray(atoms.cell) @ turn.T)
         turned.positions = atoms.positions @ turn.T
-        a, b = (actor(replace(AtomGraph.from_atoms(x), forces=torch.as_tensor(f))) for x, f in ((atoms, forces), (turned, forces @ turn.T)))
+        a, b = (actor(replace(AtomGraph.from_atoms(x), forces=torch.as_tensor(f)))
+                for x, f in ((atoms, forces), (turned, forces @ turn.T)))
         assert relative(a @ torch.as_tensor(turn.T), b) < 1e-9, atoms.info["source"]
 
 
 def test_no_path_leads_from_environment_information_to_a_direction(double):
-    """The actor's output with the gate taken out does not depend on it, to the bit, also after training has moved every parameter."""
+    """The actor's output without the gate does not depend on it, to the bit, also after every parameter was trained."""
     actor = Actor(NetworkSettings(channels=4, env_input_dim=2))
     with torch.no_grad():
         for p in actor.parameters(): p.add_(0.3 * torch.randn_like(p))
@@ -147,7 +154,8 @@ def test_no_path_leads_from_environment_information_to_a_direction(double):
 def test_solvers_agree_and_masks_hold(double, names):
     torch.manual_seed(0)
     spec = "lj" if names == ("lj13",) else "emt"
-    graph = AtomGraph.collate([with_forces(perturb(a, 0.1, seed=k), spec=spec, cutoff=6.0) for k, a in enumerate(load(*names))])
+    graph = AtomGraph.collate([with_forces(perturb(a, 0.1, seed=k), spec=spec, cutoff=6.0)
+                               for k, a in enumerate(load(*names))])
     hessian = Moved(EnergyModel()(0.3 * torch.randn(graph.n_atoms, EnergyModel.IRREPS.dim), graph)).hessian()
     dense = saddle_free_step(hessian, graph.forces, dense_atoms=100)
     iterated = saddle_free_step(hessian, graph.forces, dense_atoms=0, iterations=48)
@@ -157,10 +165,12 @@ def test_solvers_agree_and_masks_hold(double, names):
 
 def test_gradients_of_both_solvers_agree(double):
     torch.manual_seed(0)
-    graph = AtomGraph.collate([with_forces(perturb(a, 0.2, seed=k), cutoff=6.0) for k, a in enumerate(load("cuau4", "alloys8")[:3])])
+    graph = AtomGraph.collate([with_forces(perturb(a, 0.2, seed=k), cutoff=6.0)
+                               for k, a in enumerate(load("cuau4", "alloys8")[:3])])
     invariants, weights = 0.3 * torch.randn(graph.n_atoms, EnergyModel.IRREPS.dim), torch.randn(graph.n_atoms, 3)
     model = EnergyModel()
-    step = lambda n: saddle_free_step(Moved(model(invariants, graph)).hessian(), graph.forces, dense_atoms=n, iterations=30)
+    step = lambda n: saddle_free_step(Moved(model(invariants, graph)).hessian(), graph.forces, dense_atoms=n,
+                                      iterations=30)
     invariants.requires_grad_()
     grads = [torch.autograd.grad((step(n) * weights).sum(), invariants)[0] for n in (20, 0)]
     assert relative(grads[1], grads[0]) < 1e-6
@@ -173,7 +183,8 @@ def test_large_cells_stay_linear():
         atoms = bulk("Cu", cubic=True).repeat(repeat)
         atoms.rattle(0.05, seed=0)
         graph = replace(AtomGraph.from_atoms(atoms), forces=0.1 * torch.randn(len(atoms), 3))
-        for head in ("direct", "potential"): assert Actor(NetworkSettings(channels=4, head=head))(graph).isfinite().all()
+        for head in ("direct", "potential"):
+            assert Actor(NetworkSettings(channels=4, head=head))(graph).isfinite().all()
         batch, to, of = arrange(graph, torch.unique(graph.edge_index, dim=1))[0]
         assert to == 1 and of < 100
         sizes[len(atoms)] = batch * to * of
@@ -181,9 +192,10 @@ def test_large_cells_stay_linear():
 
 
 def test_an_agent_of_the_original_architecture_learns_from_the_memory(small):
-    """Its radial functions are learnt, so the memory keeps edges and not pairs; a whole TD3 round and a checkpointable state come of it."""
+    """Its radial functions are learnt, so the memory keeps edges; a TD3 round can be played, and its state saved."""
     from atomrl_nb.learner import Trainer
-    trainer = Trainer(replace(small, network=replace(REFERENCE, channels=2, layers=1, lmax=1, lmax_edge=1)), load("alloys4"))
+    trainer = Trainer(replace(small, network=replace(REFERENCE, channels=2, layers=1, lmax=1, lmax_edge=1)),
+                      load("alloys4"))
     trainer.begin()
     before = [p.detach().clone() for p in trainer.agent.actor.parameters()]
     for _ in range(6): trainer.round()
@@ -193,7 +205,9 @@ def test_an_agent_of_the_original_architecture_learns_from_the_memory(small):
     assert trainer.agent.actor(batch.graph).isfinite().all()
 
 
-@pytest.mark.parametrize("settings", [NetworkSettings(channels=4), NetworkSettings(channels=4, head="potential"), replace(REFERENCE, channels=2)])
+@pytest.mark.parametrize("settings",
+                         [NetworkSettings(channels=4), NetworkSettings(channels=4, head="potential"),
+                          replace(REFERENCE, channels=2)])
 def test_isolated_atoms_and_zero_forces(settings):
     actor, critic = Actor(settings), Critic(settings)
     lonely, pair = AtomGraph.from_atoms(Atoms("Cu")), AtomGraph.from_atoms(Atoms("Cu2", [[0, 0, 0], [9, 0, 0]]))
@@ -201,7 +215,8 @@ def test_isolated_atoms_and_zero_forces(settings):
         move = actor(graph)
         assert not move.any()
         (move.sum() + critic(graph, move).sum()).backward()
-        for network in (actor, critic): assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+        for network in (actor, critic):
+            assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
 def test_bad_input_of_networks(tmp_path):
@@ -209,11 +224,14 @@ def test_bad_input_of_networks(tmp_path):
     for field in ("positions", "forces"):
         broken = replace(graph, **{field: torch.full((4, 3), float("nan"))})
         with pytest.raises(FloatingPointError, match=field): Actor()(broken)
-    with pytest.raises(FloatingPointError, match="env"): Actor(NetworkSettings(env_input_dim=1))(replace(graph, env=torch.full((1, 1), float("inf"))))
-    with pytest.raises(FloatingPointError, match="action"): Critic(NetworkSettings(critic="pooled"))(graph, torch.full((4, 3), float("nan")))
+    with pytest.raises(FloatingPointError, match="env"):
+        Actor(NetworkSettings(env_input_dim=1))(replace(graph, env=torch.full((1, 1), float("inf"))))
+    with pytest.raises(FloatingPointError, match="action"):
+        Critic(NetworkSettings(critic="pooled"))(graph, torch.full((4, 3), float("nan")))
     for n in (0, 1, 3):
         env = torch.zeros(1, n) if n else None
-        with pytest.raises(InputError, match="expects 2 numbers"): Critic(NetworkSettings(env_input_dim=2))(replace(graph, env=env), graph.forces)
+        with pytest.raises(InputError, match="expects 2 numbers"):
+            Critic(NetworkSettings(env_input_dim=2))(replace(graph, env=env), graph.forces)
     with pytest.raises(InputError, match="properties"): Actor(replace(REFERENCE, n_properties=12))(graph)
     (tmp_path / "other.pt").write_bytes(b"no pickle")
     for path in (tmp_path / "other.pt", tmp_path / "missing.pt"):

@@ -32,7 +32,8 @@ def test_every_exported_name_is_there(name):
 
 
 def test_commands_need_neither_notebooks_nor_nbdev():
-    code = "import sys, atomrl_nb.cli; sys.exit(any(m in sys.modules for m in ('nbdev', 'nglview', 'jupyterlab', 'IPython')))"
+    code = ("import sys, atomrl_nb.cli; "
+            "sys.exit(any(m in sys.modules for m in ('nbdev', 'nglview', 'jupyterlab', 'IPython')))")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
@@ -116,19 +117,22 @@ def test_no_unsigned_index_is_counted(monkeypatch):
         assert RLOptimizer(atoms, logfile=None).run(fmax=0.05, steps=60)
 
 
-@pytest.mark.parametrize("folder, variables, threads", [("nbs", {"IN_TEST": "1"}, 1), ("nbs/guide", {"IN_TEST": "1"}, 1),
-                                                        ("nbs", {}, 2), ("tests", {"IN_TEST": "1"}, 2)])
+@pytest.mark.parametrize("folder, variables, threads",
+                         [("nbs", {"IN_TEST": "1"}, 1), ("nbs/guide", {"IN_TEST": "1"}, 1),
+                          ("nbs", {}, 2), ("tests", {"IN_TEST": "1"}, 2)])
 def test_only_nbdev_test_in_the_own_notebooks_is_held_to_one_thread(folder, variables, threads):
     """`nbdev_test` sets IN_TEST and works in the folder of the notebook; nobody else's threads are touched."""
     code = "import torch; torch.set_num_threads(2); import atomrl_nb.structures; print(torch.get_num_threads())"
     environment = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "OMP_NUM_THREADS")} | variables
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / folder, check=True, timeout=120, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / folder, check=True, timeout=120,
+                          capture_output=True, text=True,
                           env=environment | {"PYTHONPATH": str(ROOT)})
     assert done.stdout.split() == [str(threads)]
 
 
 def test_a_system_without_posix_locks_relaxes_and_is_told_where_to_train():
-    code = ("import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; import atomrl_nb.optimizer, atomrl_nb.report\n"
+    code = ("import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+            "import atomrl_nb.optimizer, atomrl_nb.report\n"
             "try: import atomrl_nb.cli\nexcept ImportError as error: print(error)")
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
     assert "need Linux or macOS" in done.stdout and "WSL" in done.stdout
@@ -144,11 +148,13 @@ def settings():
 def test_readme_names_every_extra_once():
     table = re.search(r"\| extra \| for \|\n((\|.*\n)*)", (ROOT / "README.md").read_text(encoding="utf-8"))[1]
     named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-    assert sorted(named) == sorted(key.removesuffix("_requirements") for key in settings() if key.endswith("_requirements"))
+    assert sorted(named) == sorted(key.removesuffix("_requirements") for key in settings()
+                                   if key.endswith("_requirements"))
 
 
 def test_every_requirement_has_a_lower_bound_that_test_oldest_installs():
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "oldest.py")], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "oldest.py")], check=True, capture_output=True,
+                          text=True, timeout=60)
     assert len(done.stdout.split()) >= len(settings()["requirements"].split())
 
 

@@ -57,7 +57,8 @@ def test_a_rise_of_the_energy_is_refused_even_where_the_force_falls():
 def test_a_trebled_force_is_refused_unless_the_energy_fell():
     old = point(0.0, 1.0, 0.0)
     assert refuses(Trust(), old, point(0.3, 3.5, 0.0)) and not refuses(Trust(), old, point(0.3, 3.5, -0.5))
-    assert refuses(Trust(), old, point(0.3, 2.1, 0.0)) and not refuses(Trust(), old, point(0.3, 2.1, -1e-4))  # on flat ground the force decides
+    # on flat ground the force decides
+    assert refuses(Trust(), old, point(0.3, 2.1, 0.0)) and not refuses(Trust(), old, point(0.3, 2.1, -1e-4))
 
 
 def test_the_trust_radius_follows_the_forecasts():
@@ -102,7 +103,8 @@ def test_single_precision_and_flat_forces_become_plain_numbers():
     class Single(EMT):
         def calculate(self, *args, **kwargs):
             super().calculate(*args, **kwargs)
-            self.results = {k: np.float32(v) if np.isscalar(v) else np.asarray(v, np.float32).ravel() for k, v in self.results.items()}
+            self.results = {k: np.float32(v) if np.isscalar(v) else np.asarray(v, np.float32).ravel()
+                            for k, v in self.results.items()}
 
     atoms = crystal()
     atoms.calc = Single()
@@ -169,10 +171,13 @@ def test_forces_that_turn_the_whole_are_noise():
     pull[0] = atoms.positions[0] - atoms.positions[1]
     pull[1] = -pull[0]
     np.testing.assert_allclose(planner.driving(Evaluation(atoms.positions, pull + spin, 0.0)), pull.ravel(), atol=1e-12)
-    assert largest(Planner(atoms).driving(Evaluation(atoms.positions, pull + 10 * spin, 0.0)) - (pull + 10 * spin).ravel()) == 0  # a field
+    # a field
+    assert largest(Planner(atoms).driving(Evaluation(atoms.positions, pull + 10 * spin,
+                                                     0.0)) - (pull + 10 * spin).ravel()) == 0
     on_slab = Planner(slab())
     noise = np.ones((13, 3))
-    assert on_slab.driving(Evaluation(slab().positions, noise, 0.0)).reshape(-1, 3)[-1, 2] == 1.0  # fixed atoms hold the rest
+    # fixed atoms hold the rest
+    assert on_slab.driving(Evaluation(slab().positions, noise, 0.0)).reshape(-1, 3)[-1, 2] == 1.0
 
 
 # --- what is planned in
@@ -197,9 +202,11 @@ def test_a_policy_plans_for_the_part_that_it_knows():
 
 def test_a_surrogate_is_believed_as_long_as_the_evidence_speaks_for_it():
     counts = {}
-    for name, surrogate in {"none": None, "same": EMT(), "soft": Scaled(EMT(), 0.6), "upside down": Scaled(EMT(), -1.0)}.items():
+    for name, surrogate in {"none": None, "same": EMT(), "soft": Scaled(EMT(), 0.6),
+                            "upside down": Scaled(EMT(), -1.0)}.items():
         starts = [crystal(seed) for seed in range(4)]
-        assert all(RLOptimizer(atoms, policy="none", surrogate=surrogate, logfile=None).run(0.01, 100) for atoms in starts)
+        assert all(RLOptimizer(atoms, policy="none", surrogate=surrogate, logfile=None).run(0.01, 100)
+                   for atoms in starts)
         counts[name] = [atoms.calc.evaluations for atoms in starts]
     assert max(counts["same"]) == 1 and max(counts["soft"]) <= 2
     assert np.mean(counts["upside down"]) <= np.mean(counts["none"]) + 2
@@ -312,7 +319,8 @@ def test_an_unconverged_run_leaves_the_best_point():
 
 def test_a_restart_file_belongs_to_one_structure(tmp_path):
     first, other = crystal(1), slab(1)
-    RLOptimizer(first, surrogate=Scaled(EMT(), 0.8), surrogate_first=False, logfile=None, restart=tmp_path / "r.json").run(0.01, 2)
+    RLOptimizer(first, surrogate=Scaled(EMT(), 0.8), surrogate_first=False, logfile=None,
+                restart=tmp_path / "r.json").run(0.01, 2)
     saved = json.loads((tmp_path / "r.json").read_text())
     assert len(saved["surrogate"]) == len(saved["trust"]["history"]) == 2
     again = crystal(1)
@@ -356,11 +364,13 @@ def test_energies_that_disagree_throughout_are_not_believed():
 DFT = Path(__file__).resolve().parents[1] / "nbs" / "benchmark" / "dft.json"
 
 
-@pytest.mark.parametrize("row", [row for row in json.loads(DFT.read_text())["rows"] if row["calls"]], ids=lambda row: f"{row['start']}, {row['method']}")
+@pytest.mark.parametrize("row", [row for row in json.loads(DFT.read_text())["rows"] if row["calls"]],
+                         ids=lambda row: f"{row['start']}, {row['method']}")
 def test_recorded_dft_relaxations_are_lived_through_again(row):
     """The planner proposes what it proposed then: the plan to 1e-3 Å, on any machine.
 
-    TiO2 comes to a saddle, where the last digits say which way is down, and they differ between processors and libraries.
+    TiO2 comes to a saddle, where the last digits say which direction is down; they differ between processors and
+    libraries.
     """
     moments = replay(row)
     assert len(moments) == row["evaluations"] or row["lost"] or row["start"] == "TiO2" and len(moments) >= 3
@@ -382,7 +392,7 @@ class Noisy(EMT):
 @pytest.mark.parametrize("policy", ["none", "fcc-alloys"])
 @pytest.mark.parametrize("width", [0.005, 0.02])
 def test_noise_is_noticed_and_not_chased(width, policy):
-    """Where the target lies below the noise, the run stops and says so, at forces that are truly small; BFGS never gets there."""
+    """Where the target lies below the noise, the run stops at small forces and says so; BFGS never gets there."""
     atoms = crystal(seed=3)
     atoms.calc = Noisy(width, 0)
     opt = RLOptimizer(atoms, policy, logfile=None)

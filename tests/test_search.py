@@ -16,7 +16,8 @@ LJ7 = Atoms("Ar7", np.zeros((7, 3)))
 def test_the_smallest_cluster_is_found(seed):
     found = search(LJ7, "lj", "lj-clusters", 2000, seed, target=-16.505384 + 1e-3)
     assert abs(found.minima[0].energy + 16.505384) < 1e-3 and found.evaluations <= 2000
-    assert found.best[-1][1] == found.minima[0].energy and [e for _, e in found.best] == sorted((e for _, e in found.best), reverse=True)
+    assert found.best[-1][1] == found.minima[0].energy
+    assert [e for _, e in found.best] == sorted((e for _, e in found.best), reverse=True)
 
 
 def test_the_same_seed_finds_the_same():
@@ -50,7 +51,9 @@ def test_copies_are_one_minimum_and_others_are_not():
     shifted.wrap()
     np.testing.assert_allclose(fingerprint(shifted), fingerprint(crystal), atol=1e-9)
     minima = []
-    assert [enter(minima, Minimum(a, e, 0)) for a, e in ((cluster, -44.3), (turned, -44.3), (turned, -44.2), (perturb(cluster, 0.3), -44.3))] == [True, False, True, True]
+    assert [enter(minima, Minimum(a, e, 0))
+            for a, e in ((cluster, -44.3), (turned, -44.3), (turned, -44.2),
+                         (perturb(cluster, 0.3), -44.3))] == [True, False, True, True]
     assert [m.energy for m in minima] == [-44.3, -44.3, -44.2] and minima[0].hits == 2
 
 

@@ -1,4 +1,4 @@
-"""Settings and files: whatever a value or a file holds, it works or gets one sentence that names it, and exit code 2."""
+"""Settings and files: any value or file works, or gets one sentence that names it, and exit code 2."""
 import json
 import math
 import os
@@ -35,7 +35,8 @@ def test_a_bad_value_is_refused_by_name(one):
     group, _, name = one.name.rpartition(".")
     for value in BAD:
         if legal(one.rule, value): continue
-        with pytest.raises(InputError, match=f"'{one.name}'"): settings_from({group: {name: value}} if group else {name: value})
+        with pytest.raises(InputError, match=f"'{one.name}'"):
+            settings_from({group: {name: value}} if group else {name: value})
         changes = {group: replace(getattr(Settings(), group), **{name: value})} if group else {name: value}
         with pytest.raises(InputError, match=f"'{one.name}'"): check_settings(replace(Settings(), **changes))
 
@@ -60,7 +61,8 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of 32 steps."""
-    settings = replace(settings_from(TINY), structures=("cuau4",), run=str(tmp_path_factory.mktemp("trained") / "run"), steps=32)
+    settings = replace(settings_from(TINY), structures=("cuau4",), run=str(tmp_path_factory.mktemp("trained") / "run"),
+                       steps=32)
     return train(settings, progress=False)
 
 
@@ -84,7 +86,8 @@ def refused(capsys, main, *argv):
     ('{"validation": 3}', "'validation'"), ('{"seed": 1' + "0" * 40 + "}", "'seed'"),
     ('{"expert": {"alpha": NaN}}', "'expert.alpha'"), ('{"environment": {"r0": 1e300}}', "'environment.r0'"),
     ('{"expert": {"maxstep": -0.1}}', "'expert.maxstep'"), ('{"network": {"cutoff": 1e6}}', "'network.cutoff'"),
-    ('{"network": {"layers": 1000000000}}', "'network.layers'"), ('{"network": 3}', "network"), ("[1]", "names with values"),
+    ('{"network": {"layers": 1000000000}}', "'network.layers'"), ('{"network": 3}', "network"),
+    ("[1]", "names with values"),
     ("[" * 100_000, "nested too deeply"), ('{"steps": 48,\n "seed" 3}', "line 2"), ("\udcff", "line 1")])
 def test_a_bad_settings_file_is_named(place, capsys, text, said):
     (place / "bad.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -94,11 +97,13 @@ def test_a_bad_settings_file_is_named(place, capsys, text, said):
 
 def test_history_of_the_network_alone_works(place):
     (place / "history.json").write_text(json.dumps(TINY | dict(network=dict(channels=4, layers=1, history=True))))
-    assert train_main(["in.extxyz", "--calculator", "emt", "--run", "new", "--steps", "24", "--settings", "history.json"]) == 0
+    assert train_main(["in.extxyz", "--calculator", "emt", "--run", "new", "--steps", "24",
+                       "--settings", "history.json"]) == 0
 
 
 def test_no_code_from_a_settings_file_unasked(place, capsys, monkeypatch):
-    (place / "lab_potential.py").write_text("from ase.calculators.emt import EMT\nopen('imported', 'w').close()\nmake = EMT\n")
+    lab = "from ase.calculators.emt import EMT\nopen('imported', 'w').close()\nmake = EMT\n"
+    (place / "lab_potential.py").write_text(lab)
     (place / "code.json").write_text(json.dumps(TINY | dict(calculator="lab_potential:make")))
     argv = ["in.extxyz", "--run", "new", "--steps", "16", "--settings", "code.json"]
     monkeypatch.syspath_prepend(str(place))
@@ -113,7 +118,8 @@ def test_any_file_name_trains_and_resumes(place, capsys, name):
     os.rename("in.extxyz", f"{name}.extxyz")
     quick = json.dumps(TINY | dict(environment=dict(max_steps=3)))
     (place / "tiny.json").write_text(quick)
-    assert train_main([f"{name}.extxyz", "--calculator", "emt", "--run", "new", "--steps", "24", "--settings", "tiny.json"]) == 0
+    assert train_main([f"{name}.extxyz", "--calculator", "emt", "--run", "new", "--steps", "24",
+                       "--settings", "tiny.json"]) == 0
     assert train_main(["--resume", "new", "--steps", "40"]) == 0
     assert diagnose_main(["new"]) in (0, 1)
     assert not any(c in load(f"{name}.extxyz")[0].info["source"] for c in "\r\n\x0b\u2028")
@@ -185,7 +191,8 @@ def test_a_control_file_cannot_stop_a_run(run, capsys, make):
 
 
 @pytest.mark.parametrize("card", [
-    ["Cu"], dict(elements="Cu"), dict(success=math.nan), dict(coordination=[1, 2]), dict(loop=[1]), dict(loop=dict(steps="many")),
+    ["Cu"], dict(elements="Cu"), dict(success=math.nan), dict(coordination=[1, 2]), dict(loop=[1]),
+    dict(loop=dict(steps="many")),
     dict(max_steps=10**400), dict(r0=-1)], ids=lambda card: str(card)[:30])
 def test_a_card_that_makes_no_sense(place, capsys, card):
     save_policy(place / "odd.safetensors", Actor(NetworkSettings(channels=4, layers=1)), card)

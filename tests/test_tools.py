@@ -129,18 +129,22 @@ def test_tests_that_fail_without_any_mutation_are_said(mutate, monkeypatch, caps
 
 
 def cell(html, volatile=True):
-    return dict(id="a", cell_type="code", source="#| volatile: true" * volatile, outputs=[dict(data={"text/html": html})])
+    return dict(id="a", cell_type="code", source="#| volatile: true" * volatile,
+                outputs=[dict(data={"text/html": html})])
 
 
 def test_a_saved_view_of_an_older_format_is_outdated_also_in_a_volatile_cell(monkeypatch):
-    """A dashboard is volatile and holds a view beside other things: it may show other numbers, but no page draws an older format."""
+    """A dashboard is volatile and holds a view: it may show other numbers, but no page draws an older format."""
     monkeypatch.syspath_prepend(ROOT / "tools")
     from notebooks import differences
-    page = '<div>{} steps</div><div class="atomrl-view"><p>a view</p><script type="application/json">{{"{}":1,"trajectories":[{{"frames":[{}]}}]}}</script></div>'
-    changed = lambda volatile, *now: list(differences(dict(cells=[cell(page.format(3, "scales", 1), volatile)]), dict(cells=[cell(page.format(*now), volatile)])))
+    page = ('<div>{} steps</div><div class="atomrl-view"><p>a view</p><script type="application/json">'
+            '{{"{}":1,"trajectories":[{{"frames":[{}]}}]}}</script></div>')
+    changed = lambda volatile, *now: list(differences(dict(cells=[cell(page.format(3, "scales", 1), volatile)]),
+                                                      dict(cells=[cell(page.format(*now), volatile)])))
     assert changed(True, 4, "scales", 2) == []
     assert len(changed(True, 3, "force_scale", 1)) == len(changed(False, 3, "force_scale", 1)) == 1
-    assert changed(False, 3, "scales", 2) == [] and len(changed(False, 4, "scales", 1)) == 1  # the picture is compared elsewhere, words here
+    # the picture is compared elsewhere, words here
+    assert changed(False, 3, "scales", 2) == [] and len(changed(False, 4, "scales", 1)) == 1
 
 
 def test_every_saved_view_has_the_format_that_pages_draw(monkeypatch):

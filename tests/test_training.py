@@ -1,4 +1,4 @@
-"""The loop: exact resume across processes, honest axes, new runs from old parameters, callbacks, numbers that are not finite."""
+"""The loop: exact resume across processes, axes, runs from old parameters, callbacks, numbers that are not finite."""
 import json
 import math
 import os
@@ -32,7 +32,8 @@ from atomrl_nb.callbacks import BaseCallback, ProgressBarCallback, TensorBoardCa
 from atomrl_nb.training import read_parameters, resume, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1, evaluation_interval=20, evaluation_starts=2,
+SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1,
+                 evaluation_interval=20, evaluation_starts=2,
                  checkpoint_interval=16, buffer_capacity=40, network=NetworkSettings(channels=4, layers=1))
 
 
@@ -45,15 +46,18 @@ def whole(tmp_path_factory):
 def content(run):
     """The last checkpoint, byte for byte, the policy, and the rows without their clock."""
     folder = run / "checkpoints" / "step_00000048"
-    rows = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{name}.csv")] for name in ("metrics", "episodes", "evaluations")}
+    rows = {name: [{k: v for k, v in row.items() if k != "seconds"} for row in Table.rows(run / f"{name}.csv")]
+            for name in ("metrics", "episodes", "evaluations")}
     policy, card = load_policy(run / "policy.safetensors")
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}, {k: v.tolist() for k, v in policy.state_dict().items()}, card, rows
+    files = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    return files, {k: v.tolist() for k, v in policy.state_dict().items()}, card, rows
 
 
 def test_a_run_cut_many_times_in_mid_episode_is_the_run_that_went_through(whole, tmp_path):
     parts = train(replace(SMALL, run=str(tmp_path / "parts"), steps=4), progress=False)
     for stop in (12, 20, 28, 44, 48):
-        playing = json.loads((parts / "checkpoints" / f"step_{latest_t_total(parts):08d}" / "state.json").read_text())["episodes"]
+        newest = parts / "checkpoints" / f"step_{latest_t_total(parts):08d}"
+        playing = json.loads((newest / "state.json").read_text())["episodes"]
         assert any(episode["environment"]["steps"] > 0 for episode in playing)  # in mid-episode
         resume(parts, steps=stop, progress=False)
     assert content(parts) == content(whole)
@@ -62,7 +66,8 @@ def test_a_run_cut_many_times_in_mid_episode_is_the_run_that_went_through(whole,
 def test_another_process_goes_on_exactly(whole, tmp_path):
     parts = train(replace(SMALL, run=str(tmp_path / "parts"), steps=20), progress=False)
     code = "import sys; from atomrl_nb.cli import train_main; sys.exit(train_main())"
-    done = subprocess.run([sys.executable, "-c", code, "--resume", str(parts), "--steps", "48"], capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, "-c", code, "--resume", str(parts), "--steps", "48"], capture_output=True,
+                          text=True, timeout=300,
                           cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     assert content(parts) == content(whole)
@@ -77,7 +82,8 @@ def test_the_clock_counts_on(tmp_path):
 
 
 def test_start_iter_is_0_unless_a_checkpoint_is_continued(whole, tmp_path, capsys):
-    with pytest.raises(InputError, match="no checkpoint whose curves it could continue"): train(replace(SMALL, run=str(tmp_path / "run"), start_iter=48))
+    with pytest.raises(InputError, match="no checkpoint whose curves it could continue"):
+        train(replace(SMALL, run=str(tmp_path / "run"), start_iter=48))
     (tmp_path / "settings.toml").write_text("start_iter = 100\n")
     assert train_main(["cuau4", "--run", str(tmp_path / "run"), "--settings", str(tmp_path / "settings.toml")]) == 2
     assert "an offset would draw its points" in capsys.readouterr().err and not (tmp_path / "run").exists()
@@ -85,7 +91,8 @@ def test_start_iter_is_0_unless_a_checkpoint_is_continued(whole, tmp_path, capsy
 
 def drawn(run):
     """What lies on the x axis of each panel of a run's figure."""
-    return [(axis.get_xlim()[1], [x for line in axis.lines for x in line.get_xdata()]) for axis in plot_results(run).axes[:6]]
+    return [(axis.get_xlim()[1], [x for line in axis.lines for x in line.get_xdata()])
+            for axis in plot_results(run).axes[:6]]
 
 
 def test_drawn_axes_are_the_true_t_total(whole, tmp_path):
@@ -96,18 +103,22 @@ def test_drawn_axes_are_the_true_t_total(whole, tmp_path):
     for run, last, tests in ((resumed, 48, [20, 40, 48]), (child, 24, [20, 24])):
         panels = drawn(run)
         assert [end for end, _ in panels] == [last] * 6
-        for _, x in (panels[1], panels[3], panels[4], panels[5]): assert sorted({float(v) for v in x} - {0.0}) == list(range(1, last + 1))
+        for _, x in (panels[1], panels[3], panels[4], panels[5]):
+            assert sorted({float(v) for v in x} - {0.0}) == list(range(1, last + 1))
         assert sorted({float(v) for v in panels[2][1]}) == tests
         assert {float(v) for v in panels[0][1]} == set(read_table(run, "episodes").t_total)
 
 
 def test_a_new_run_begins_with_the_policy_and_the_critics_of_another(whole, tmp_path):
-    child = train(replace(SMALL, run=str(tmp_path / "child"), init_from=str(whole), steps=4, evaluation_interval=0), progress=False)
+    child = train(replace(SMALL, run=str(tmp_path / "child"), init_from=str(whole), steps=4, evaluation_interval=0),
+                  progress=False)
     start, rest, state = read_state(child / "checkpoints" / "step_00000000")
-    policy, last = load_file(whole / "policy.safetensors"), load_file(whole / "checkpoints" / "step_00000048" / "agent.safetensors")
+    policy = load_file(whole / "policy.safetensors")
+    last = load_file(whole / "checkpoints" / "step_00000048" / "agent.safetensors")
     for name in ("actor", "actor_target"): assert all(torch.equal(start[f"{name}.{k}"], v) for k, v in policy.items())
     for k in [k for k in last if k.startswith("critics.")]:
-        assert torch.equal(start[k], last[k]) and torch.equal(start[k.replace("critics.", "critics_target.", 1)], last[k])
+        assert torch.equal(start[k], last[k])
+        assert torch.equal(start[k.replace("critics.", "critics_target.", 1)], last[k])
     assert not [k for k in start if "optimizer" in k] and int(start["updates"]) == 0
     assert state["t_total"] == 0 and not [k for k in rest if k.startswith("storage.")]  # the memory is empty
     assert [int(row["t_total"]) for row in Table.rows(child / "metrics.csv")] == [1, 2, 3, 4]
@@ -162,7 +173,8 @@ def test_a_number_that_is_not_finite_ends_the_run_and_is_explained(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / f"lab_{what}.py").write_text(FACTORY.format(left=10**9))
-    settings = replace(SMALL, run="run", calculator=f"lab_{what}:make", checkpoint_interval=8, evaluation_interval=0, steps=200)
+    settings = replace(SMALL, run="run", calculator=f"lab_{what}:make", checkpoint_interval=8, evaluation_interval=0,
+                       steps=200)
     poison = {"displacement": [Poison("actor", 28)], "loss": [Poison("critics", 28)]}[what]
     with pytest.raises(FloatingPointError) as caught: train(settings, progress=False, callbacks=poison)
     said = str(caught.value)
@@ -182,14 +194,19 @@ def test_a_gradient_that_is_not_finite_does_not_reach_a_checkpoint(tmp_path, mon
         calls.append(1)
         return plain(self, *args) | ({"grad_norm_q": math.inf} if len(calls) > 4 else {})
     monkeypatch.setattr(TD3Agent, "update", update)
-    with pytest.raises(FloatingPointError, match="grad_norm_q is not finite"): train(replace(SMALL, run=str(tmp_path / "run"), checkpoint_interval=4), progress=False)
-    assert latest_t_total(tmp_path / "run") == 16  # two updates a round from 12 on: the fifth is in the round that ends at 20
+    with pytest.raises(FloatingPointError, match="grad_norm_q is not finite"):
+        train(replace(SMALL, run=str(tmp_path / "run"), checkpoint_interval=4), progress=False)
+    # two updates a round from 12 on: the fifth is in the round that ends at 20
+    assert latest_t_total(tmp_path / "run") == 16
 
 
 def test_patience_ends_a_run_that_does_not_improve(tmp_path, capsys):
-    (tmp_path / "settings.json").write_text(json.dumps(dict(n_envs=4, batch_size=8, learning_starts=8, evaluation_interval=8, evaluation_starts=2,
-                                                            network=dict(channels=4, layers=1), td3=dict(actor_lr=1e-12))))
-    argv = ["alloys4", "--steps", "400", "--settings", str(tmp_path / "settings.json"), "--run", str(tmp_path / "run"), "--patience", "2"]
+    (tmp_path / "settings.json").write_text(json.dumps(dict(n_envs=4, batch_size=8, learning_starts=8,
+                                                            evaluation_interval=8, evaluation_starts=2,
+                                                            network=dict(channels=4, layers=1),
+                                                            td3=dict(actor_lr=1e-12))))
+    argv = ["alloys4", "--steps", "400", "--settings", str(tmp_path / "settings.json"), "--run", str(tmp_path / "run"),
+            "--patience", "2"]
     assert train_main(argv) == 0
     assert "No improvement in 2 evaluations: stopped at t_total 24." in capsys.readouterr().out
     assert latest_t_total(tmp_path / "run") == 24 and len(scores(tmp_path / "run")) == 3
@@ -209,7 +226,8 @@ def test_callbacks_see_every_round_and_an_error_in_one_loses_nothing(tmp_path):
             if loop.trainer.t_total == 28: raise RuntimeError("broken")
         def on_training_end(self, loop): self.ended = loop.failed
     broken = Broken()
-    with pytest.raises(RuntimeError, match="broken"): train(replace(SMALL, run=str(tmp_path / "run")), progress=False, callbacks=[broken])
+    with pytest.raises(RuntimeError, match="broken"):
+        train(replace(SMALL, run=str(tmp_path / "run")), progress=False, callbacks=[broken])
     assert broken.seen == [4, 8, 12, 16, 20, 24, 28] and broken.ended
     assert latest_t_total(tmp_path / "run") == 28
 
@@ -222,7 +240,8 @@ def test_progress_bar(whole, tmp_path, capsys):
 
 def test_tensorboard_itself_takes_what_is_written(tmp_path):
     pytest.importorskip("tensorboard")
-    run = train(replace(SMALL, run=str(tmp_path / "run"), steps=8, evaluation_interval=0), progress=False, callbacks=[TensorBoardCallback()])
+    run = train(replace(SMALL, run=str(tmp_path / "run"), steps=8, evaluation_interval=0), progress=False,
+                callbacks=[TensorBoardCallback()])
     assert [file.stat().st_size > 0 for file in (run / "tensorboard").iterdir()] == [True]
 
 
@@ -247,7 +266,8 @@ def test_tensorboard_is_optional_and_writes_the_true_t_total(tmp_path, monkeypat
 
 def test_evaluation_costs_training_nothing(whole, tmp_path):
     """Also where a run is resumed between two evaluations, and another number of starts is tested."""
-    other = train(replace(SMALL, run=str(tmp_path / "other"), evaluation_interval=8, evaluation_starts=3, steps=20), progress=False)
+    other = train(replace(SMALL, run=str(tmp_path / "other"), evaluation_interval=8, evaluation_starts=3, steps=20),
+                  progress=False)
     resume(other, steps=48, progress=False)
     for name in ("agent.safetensors", "memory.safetensors"): assert content(other)[0][name] == content(whole)[0][name]
 
@@ -272,7 +292,8 @@ class Flaky(EMT):
 
     def calculate(self, *args, **kwargs):
         Flaky.calls += 1
-        if Flaky.calls >= Flaky.broken_from or Flaky.every and Flaky.calls % Flaky.every == 0: raise CalculationFailed("no convergence of the SCF cycle")
+        if Flaky.calls >= Flaky.broken_from or Flaky.every and Flaky.calls % Flaky.every == 0:
+            raise CalculationFailed("no convergence of the SCF cycle")
         super().calculate(*args, **kwargs)
         if Flaky.single: self.results = {k: np.float32(v) for k, v in self.results.items()}
 
@@ -286,7 +307,8 @@ def flaky(**how):
 
 @pytest.mark.parametrize("expert", ["step", "jump"])
 def test_a_failed_evaluation_ends_its_episode_and_not_the_run(tmp_path, expert, caplog):
-    settings = replace(SMALL, run=str(tmp_path / "run"), steps=96, calculator=flaky(every=7), expert=ExpertSettings(mode=expert), evaluation_interval=48, evaluation_starts=3)
+    settings = replace(SMALL, run=str(tmp_path / "run"), steps=96, calculator=flaky(every=7),
+                       expert=ExpertSettings(mode=expert), evaluation_interval=48, evaluation_starts=3)
     run = train(settings, progress=False)
     rows = Table.rows(run / "metrics.csv")
     failed = [row for row in rows if int(row["failed"])]
@@ -340,8 +362,10 @@ def test_numbers_of_single_precision_are_plain_floats(tmp_path):
 
 def test_a_broken_calculator_ends_the_run_with_a_sentence_and_a_checkpoint(tmp_path):
     spec = flaky(broken_from=60)
-    settings = replace(SMALL, run=str(tmp_path / "run"), steps=400, calculator=spec, checkpoint_interval=1000, evaluation_interval=0)
-    with pytest.raises(CalculatorBroken, match="failed 10 times in a row; the last time: .*no convergence"): train(settings, progress=False)
+    settings = replace(SMALL, run=str(tmp_path / "run"), steps=400, calculator=spec, checkpoint_interval=1000,
+                       evaluation_interval=0)
+    with pytest.raises(CalculatorBroken, match="failed 10 times in a row; the last time: .*no convergence"):
+        train(settings, progress=False)
     reached = latest_t_total(settings.run)
     assert reached > 40
     flaky()
@@ -375,7 +399,8 @@ def test_what_a_killed_evaluation_left_goes_when_the_run_goes_on(tmp_path):
     rows = (killed / "evaluations.csv").read_text().splitlines()
     (killed / "evaluations.csv").write_text("\n".join(rows[:4]) + "\n")  # the evaluation at 32 was broken off
     resume(killed, progress=False)
-    for name in ("policy.safetensors", "evaluations.csv"): assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    for name in ("policy.safetensors", "evaluations.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
 class Spoilt(BaseCallback):

@@ -3,24 +3,27 @@
 from typing import Any
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 import numpy as np
 from ase.calculators.calculator import Calculator
-from .coordinates import Coordinates
+from .coordinates import Coordinates, EnergyForces
 from .internals import Measured
-__all__ = ['Known', 'Surrogate', 'Model', 'exact_at', 'WalkSettings', 'Walk', 'largest', 'Memory', 'walk']
+__all__ = ['largest', 'Known', 'Surrogate', 'Model', 'exact_at', 'WalkSettings', 'Walk', 'Pair', 'Memory', 'walk']
+
+def largest(vectors: np.ndarray) -> float:
+    """Take the largest norm of a row of three.
+
+    vectors: (n,) or (n_rows, 3)
+    """
 
 class Known(Protocol):
     """Anything that can be planned in.
 
-    name: what it is, as the log calls it
+    name: as the log calls it
     """
     name: str
-    def energy_forces(self, at: Measured) -> tuple:
-        """Compute energy and forces.
-
-        returns: energy [eV], forces (n,) [eV/Å]
-        """
+    def energy_forces(self, at: Measured) -> EnergyForces:
+        """Compute energy and forces."""
 
 class Surrogate:
     """A calculator that is cheaper than the true one."""
@@ -31,13 +34,11 @@ class Surrogate:
     name: Any
     def __init__(self, coordinates: Coordinates, calculator: Calculator, name: str='') -> None:
         """coordinates: of the structure; its charges and magnetic moments count
+        calculator: that is asked
         name: how the log calls it; empty: as its class
         """
-    def energy_forces(self, at: Measured) -> tuple:
-        """Ask the calculator, or remember what it said.
-
-        returns: energy [eV], forces (n,) [eV/Å]
-        """
+    def energy_forces(self, at: Measured) -> EnergyForces:
+        """Ask the calculator, or remember what it said."""
 
 @dataclass(frozen=True)
 class Model:
@@ -50,11 +51,8 @@ class Model:
     learnt: Known
     origin: np.ndarray
     offset: np.ndarray
-    def energy_forces(self, at: Measured) -> tuple:
-        """Add them up.
-
-        returns: energy [eV], forces (n,) [eV/Å]
-        """
+    def energy_forces(self, at: Measured) -> EnergyForces:
+        """Add them up."""
 
 def exact_at(known: Known, learnt: Known, at: Measured, forces: np.ndarray | None) -> Model:
     """Make a model that has the true forces at the anchor.
@@ -90,18 +88,23 @@ class Walk:
     energy: float
     steps: int
 
-def largest(vectors: np.ndarray) -> float:
-    """Take the largest norm of a row of three.
+class Pair(NamedTuple):
+    """A step, and what it has shown.
 
-    returns: of `vectors` (n,) or (n_rows, 3)
+    step: (n,) [Å]
+    change: (n,) of the gradient [eV/Å]
+    rho: 1 over their product
     """
+    step: np.ndarray
+    change: np.ndarray
+    rho: float
 
 @dataclass
 class Memory:
     """The pairs of steps and force changes of a limited-memory BFGS.
 
     solve: (n,) -> (n,): multiplies with the inverse of the first Hessian
-    pairs: (step, change of the gradient, 1 / their product)
+    pairs: of `Pair`
     """
     solve: Callable
     pairs: list = ...
@@ -116,11 +119,12 @@ class Memory:
 def walk(model: Known, measure: Callable, start: np.ndarray, solve: Callable, radius: float | np.ndarray, fmax: float, settings: WalkSettings=..., correct: Callable=..., error: float=...) -> Walk:
     """Walk to the minimum of a model within the trust radius.
 
+    model: to walk in
     measure: coordinates -> Measured
     start: (n_atoms or n_atoms + 3, 3) [Å]
     solve: (n,) -> (n,): multiplies with an inverse Hessian
     radius: no row ends farther from the start than this, or than its own (n_rows,) [Å]
     fmax: target of the relaxation [eV/Å]
-    correct: puts right what a step has changed of what must stay
-    error: of the model's last forecast, as a share of the forces; where it is small, the walk goes on for longer
+    correct: corrects what a step has changed of what must stay
+    error: of the model's last forecast, as a share of the forces; the smaller, the longer the walk
     """

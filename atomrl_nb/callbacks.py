@@ -40,6 +40,7 @@ class Loop:
         "Tell whether a multiple of `interval` environment steps was passed in the last round; 0: never."
         return due(self.trainer, interval)
 
+# %% ../nbs/09d_callbacks.ipynb #9db00103
 class BaseCallback:
     "Something that a run does beside playing and learning."
 
@@ -74,12 +75,13 @@ class EvalCallback(BaseCallback):
     "Evaluate the policy where an evaluation is due and at the end, and offer the best one."
 
     def on_training_start(self, loop: Loop):
-        trainer, kept = loop.trainer, evaluated_until(loop.trainer, loop.run)
+        s, kept = loop.trainer.settings, evaluated_until(loop.trainer, loop.run)
         for path in (loop.run/"trajectories").glob("evaluation_*.traj"):
             if int(path.stem.removeprefix("evaluation_")) > kept: path.unlink()
-        if not loop.due(trainer.settings.evaluation_interval): return
-        if kept < trainer.t_total: return self.evaluate(loop)  # it was broken off
-        self.choose(loop, [float(row["terminated"]) for row in loop.tables["evaluations"].kept[-trainer.settings.evaluation_starts:]])
+        if not loop.due(s.evaluation_interval): return
+        if kept < loop.trainer.t_total: return self.evaluate(loop)  # it was broken off
+        newest = loop.tables["evaluations"].kept[-s.evaluation_starts:]
+        self.choose(loop, [float(row["terminated"]) for row in newest])
 
     def on_step(self, loop: Loop):
         if loop.due(loop.trainer.settings.evaluation_interval): self.evaluate(loop)
@@ -101,7 +103,8 @@ class EvalCallback(BaseCallback):
     def choose(self, loop: Loop, terminated: list):
         "Offer the present actor where no evaluation was better."
         found = scores(loop.run)
-        if found[loop.trainer.t_total] <= min(found.values()): offer(loop.trainer, loop.run, success=float(np.mean(terminated)))
+        if found[loop.trainer.t_total] > min(found.values()): return
+        offer(loop.trainer, loop.run, success=float(np.mean(terminated)))
 
 # %% ../nbs/09d_callbacks.ipynb #c7a2e005
 def read_changes(
@@ -147,11 +150,12 @@ class ControlCallback(BaseCallback):
         return not self.wishes.get("stop")
 
     def wait(self, loop: Loop):
-        "Stand still while `paused` is wished, with the tables on the disk; the clock of the run stands still, too."
+        "Wait while `paused` is wished, with the tables on the disk; the clock of the run stops, too."
         began = time.perf_counter()
         for table in loop.tables.values(): table.flush()
         print(f"Paused at t_total {loop.trainer.t_total}, as control.json asks.", file=sys.stderr)
-        while (wishes := self.look(loop)).get("paused") and not wishes.get("stop") and not loop.asked: time.sleep(0.1)
+        while (wishes := self.look(loop)).get("paused") and not wishes.get("stop") and not loop.asked:
+            time.sleep(0.1)
         loop.began += time.perf_counter() - began
 
     def follow(self, loop: Loop):

@@ -103,8 +103,8 @@ class EvalCallback(BaseCallback):
     def choose(self, loop: Loop, terminated: list):
         "Offer the present actor where no evaluation was better."
         found = scores(loop.run)
-        if found[loop.trainer.t_total] > min(found.values()): return
-        offer(loop.trainer, loop.run, success=float(np.mean(terminated)))
+        if found[loop.trainer.t_total] <= min(found.values()):
+            offer(loop.trainer, loop.run, success=float(np.mean(terminated)))
 
 # %% ../nbs/09d_callbacks.ipynb #c7a2e005
 def read_changes(

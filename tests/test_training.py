@@ -415,7 +415,7 @@ class Spoilt(BaseCallback):
 @pytest.mark.parametrize("spoilt_at, offered", [(24, 20), (48, 40)])
 def test_a_later_evaluation_is_offered_only_where_it_is_no_worse(tmp_path, spoilt_at, offered):
     still, loose = replace(SMALL.td3, actor_lr=1e-12), replace(SMALL.environment, fmax=1.0)
-    settings = replace(SMALL, run=str(tmp_path / "run"), td3=still, environment=loose)
+    settings = replace(SMALL, run=str(tmp_path / "run"), steps=40, td3=still, environment=loose)
     run = train(settings, progress=False, callbacks=[Spoilt(spoilt_at)])
     found = scores(run)
     assert list(found) == [20, 40] and (found[40] > found[20]) == (spoilt_at == 24)

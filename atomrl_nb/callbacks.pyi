@@ -77,7 +77,7 @@ class ControlCallback(BaseCallback):
         """Read the file again where it has changed; one that is not followed is named once."""
     def on_step(self, loop: Loop) -> bool: ...
     def wait(self, loop: Loop) -> None:
-        """Stand still while `paused` is wished, with the tables on the disk; the clock of the run stands still, too."""
+        """Wait while `paused` is wished, with the tables on the disk; the clock of the run stops, too."""
     def follow(self, loop: Loop) -> None:
         """Replay what is logged; what is wished comes after it."""
     def on_training_end(self, loop: Loop) -> None: ...

@@ -3,19 +3,28 @@
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 import torch
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 from .callbacks import Loop
 from .learner import Trainer
 from .settings import Settings
 from .td3 import TD3Agent
-__all__ = ['read_parameters', 'begin_from', 'prepare', 'train', 'spec_of', 'check_calculator', 'resume', 'check_tables', 'single_precision', 'stop_on_request', 'likely_cause', 'save_for_inspection']
+__all__ = ['Parameters', 'read_parameters', 'begin_from', 'Prepared', 'prepare', 'train', 'spec_of', 'check_calculator', 'resume', 'check_tables', 'single_precision', 'stop_on_request', 'likely_cause', 'save_for_inspection']
 
-def read_parameters(source: str | Path) -> tuple:
+class Parameters(NamedTuple):
+    """What a new run can begin with.
+
+    critics: tensors; None: a policy file has none
+    """
+    actor: torch.nn.Module
+    critics: dict | None
+
+def read_parameters(source: str | Path) -> Parameters:
     """Read what a new run can begin with.
 
     source: run folder or policy file
-    returns: (actor, tensors of the critics or None)
     """
 
 def begin_from(agent: TD3Agent, actor: torch.nn.Module, critics: dict | None) -> None:
@@ -25,21 +34,29 @@ def begin_from(agent: TD3Agent, actor: torch.nn.Module, critics: dict | None) ->
     critics: tensors; None: the agent's own stay
     """
 
-def prepare(settings: Settings, structures: list | None=None, make: Callable | None=None) -> tuple:
+class Prepared(NamedTuple):
+    """What a run needs, checked.
+
+    parameters: to begin with; None: fresh ones
+    """
+    settings: Settings
+    structures: list[Atoms]
+    parameters: Parameters | None
+
+def prepare(settings: Settings, structures: list | None=None, make: Callable | None=None) -> Prepared:
     """Load and check what a run needs, before anything is written.
 
     structures: `ase.Atoms`; None: those that the settings name
     make: () -> calculator; None: that of the settings
-    returns: (settings, structures, parameters to begin with or None), checked
     """
 
 def train(settings: Settings=..., progress: bool=True, callbacks: tuple=(), structures: list | None=None, calculator: Calculator | Callable | str | None=None, **changes) -> Path:
-    """Train an agent and return its run folder.
+    """Train an agent and return its run folder; where structures or calculator are None, the settings name them.
 
     progress: show a progress bar
     callbacks: further `BaseCallback`s
-    structures: `ase.Atoms`, or names of files and built-in systems; None: those of the settings
-    calculator: object, function that makes one, or spec; None: that of the settings
+    structures: `ase.Atoms`, or names of files and built-in systems
+    calculator: or a function that makes one, or its spec
     changes: of the settings, such as run="runs/mine" and steps=3000
     returns: the run folder
     """
@@ -65,7 +82,7 @@ def resume(run: str | Path, steps: int | None=None, progress: bool=True, callbac
     steps: total of environment steps to reach; None: that of the run's settings
     progress: show a progress bar
     callbacks: further `BaseCallback`s
-    calculator: the run's once more; needed where it is a function or an object
+    calculator: the run's once more, where it is a function or an object
     returns: the run folder
     """
 
@@ -78,7 +95,7 @@ def check_tables(run: Path, t_total: int) -> None:
 
 @contextmanager
 def single_precision():
-    """Train in single precision, whatever torch's default is outside: so a run can be resumed by anybody."""
+    """Train in single precision, whatever torch's default is outside, so that a run resumes exactly everywhere."""
 
 @contextmanager
 def stop_on_request():

@@ -157,7 +157,7 @@ DOCS = {
         'indicators': 'Sum up the last quarter of a run.\n\nrun: run folder\nreturns: metric -> number',
         'Rule': 'An illness, and the metrics of the guide that show it when all of them are sick.\n\nseverity: severe or warning\nsigns: metrics\nmeaning: what it means physically\nchange: which setting to turn\nexplains: names of findings that follow from this one',
         'Finding': 'Something that is wrong with a run, or cannot be known of it yet.\n\nseverity: severe, warning or note\nwhen: first and last `t_total` at which it was seen\nevidence: what was seen, with numbers\nmeaning: what it means physically\nchange: which setting to turn',
-        'examine': 'Hold the last quarter of a run against the rules.\n\ntable: rows of `live`\nreturns: `Finding`s, none where the table is healthy',
+        'examine': 'Apply the rules to the last quarter of a run.\n\ntable: rows of `live`\nreturns: `Finding`s, none where the table is healthy',
         'diagnose': 'Look for the illnesses that the tuning guide names.\n\nrun: run folder\nreturns: `Finding`s, none for a healthy run',
         'plot_results': "Draw learning curves, test curve and the guide's three indicators of a run.\n\nrun: run folder",
         'plot_metrics': 'Draw every metric of the guide over the run, with what is not healthy shaded.\n\nrun: run folder',

@@ -93,7 +93,7 @@ class Metric:
         return value < self.healthy[0] or value > self.healthy[1]
 
     def says(self, value: float) -> str:
-        "Hold a value against the healthy range, in words."
+        "Compare a value with the healthy range, in words."
         return f"{self.name} is {value:.3g}{' ' * bool(self.unit)}{self.unit} (healthy: {self.range})"
 
 # %% ../nbs/10_diagnostics.ipynb #e3c30020
@@ -117,7 +117,7 @@ METRIC_GUIDE = {
         "median", (0.3, _ANY), "td3.deviation_weight, environment.correction_weight down"),
     "fmax_ratio": Metric("Largest force", "fmax after the step / fmax to reach",
         "median", (-_ANY, 100), "steps, expert.schedule_steps up", "times the target", "log"),
-    "a_back": Metric("a_back", "share of the move that was taken back",
+    "a_back": Metric("a_back", "share of the move that was rejected",
         "mean", (-_ANY, 0.1), "environment.r0 down, or td3.deviation_weight up", axis="share"),
     "td_error": Metric("TD error", "mean |Q - target| of a batch",
         "mean", (-_ANY, _ANY), "td3.critic_lr, td3.gamma down"),
@@ -134,7 +134,7 @@ METRIC_GUIDE = {
     "penalty": Metric("Penalty share", "deviation term of the actor's loss / sum of the sizes of its terms",
         "mean", (-_ANY, 0.1), "td3.deviation_weight down", axis="share"),
     "exploration": Metric("Exploration",
-        "|executed - proposed| / |proposed|, agent's steps of which nothing was taken back",
+        "|executed - proposed| / |proposed|, agent's steps of which nothing was rejected",
         "median", (0.02, _ANY), "td3.exploration_noise up"),
     "grad_norm_q": Metric("Gradient norm, critics", "norm before clipping",
         "median", (-_ANY, 500), "td3.critic_lr, td3.max_grad_norm down", axis="log"),
@@ -167,7 +167,7 @@ def _moves(m, config):
 
 # %% ../nbs/10_diagnostics.ipynb #f1d00006
 def _promises(m, config):
-    "Hold the critics' mean Q against what was paid."
+    "Compare the critics' mean Q with the rewards that were paid."
     gamma = config["td3"]["gamma"]
     returns, best = discounted_returns(m, gamma), best_returns(m, gamma)
     largest = m.reward.abs().cummax().clip(lower=1e-9)
@@ -331,7 +331,7 @@ def _since(table, rule, begin):
     return begin
 
 def _evidence(rule, values):
-    "Hold the metrics of a rule against their healthy ranges."
+    "Compare the metrics of a rule with their healthy ranges."
     return ", ".join(METRIC_GUIDE[sign].says(values[sign]) for sign in rule.signs if sign in values)
 
 def _unexplained(rules):
@@ -343,7 +343,7 @@ def _unexplained(rules):
 def examine(
     table: pd.DataFrame,  # rows of `live`
 ) -> list:  # `Finding`s, none where the table is healthy
-    "Hold the last quarter of a run against the rules."
+    "Apply the rules to the last quarter of a run."
     last = int(table.t_total.max())
     quarter = table[table.t_total > 0.75 * last]
     values, begin = reduce(quarter), int(quarter.t_total.iloc[0])
@@ -427,7 +427,7 @@ def _draw_indicators(axes, metrics, table, window):
     _log_points(move, t, metrics.actual_move, window, "median move")
     back = move.twinx()
     back.plot(t, _running(metrics.a_back, window), color="tab:red", lw=1)
-    back.set(ylim=(0, 1), ylabel="a_back: share taken back (red)")
+    back.set(ylim=(0, 1), ylabel="a_back: share rejected (red)")
     q.plot(t, _running(metrics.q, window), label="mean Q of the critics")
     q.plot(t, _running(metrics.q - table.q_bias, window), color="k", label="true return of the steps in memory")
     scale.plot(t, _running(table.action_scale, window), label="proposal (gate × scale)")

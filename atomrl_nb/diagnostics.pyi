@@ -53,7 +53,7 @@ class Metric:
     def sick(self, value: float) -> bool:
         """Tell whether a value lies outside the healthy range; NaN does not."""
     def says(self, value: float) -> str:
-        """Hold a value against the healthy range, in words."""
+        """Compare a value with the healthy range, in words."""
 METRIC_GUIDE: dict
 
 def live(run: str | Path, metrics: pd.DataFrame | None=None) -> pd.DataFrame:
@@ -117,7 +117,7 @@ class Finding:
     def __str__(self) -> str: ...
 
 def examine(table: pd.DataFrame) -> list:
-    """Hold the last quarter of a run against the rules.
+    """Apply the rules to the last quarter of a run.
 
     table: rows of `live`
     returns: `Finding`s, none where the table is healthy

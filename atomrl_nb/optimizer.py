@@ -29,7 +29,7 @@ from .learned import ActorPlanner, LearnedEnergy, find_policy, propose_moves
 from .planner import LUCK, Planner, lowest_curvature, propose, settled
 from .report import FUSED, Report, close_pairs, space_group, warnings_of
 from .structures import InputError, as_calculator, calculator, check_name, check_structure
-from .trust import Evaluation, Trust, TrustSettings, best, evaluated
+from .trust import Evaluation, Landmark, Trust, TrustSettings, best, evaluated
 from .walk import Surrogate, largest
 
 # %% ../nbs/12_optimizer.ipynb #12ca0007
@@ -143,7 +143,7 @@ class Staged(Moving):
         trust = Trust(settings, old.history, best(old), settings.first, rejected=old.rejected,
                       deviations=old.deviations, by_forces=old.by_forces, measured=old.measured)
         anchor = old.history[trust.anchor]
-        trust.landmark = len(old.history) - 1, anchor.fmax, anchor.energy
+        trust.landmark = Landmark(len(old.history) - 1, anchor.fmax, anchor.energy)
         return Planner(self.coordinates, trust=trust)
 
     def hand_over(self, reason: str):
@@ -432,7 +432,7 @@ def restore(opt: RLOptimizer, state: dict):
     "Go on with a saved state."
     _check_restart(opt, state)
     plain = state["trust"]
-    trust = Trust(**plain | dict(settings=TrustSettings(**plain["settings"]), landmark=tuple(plain["landmark"]),
+    trust = Trust(**plain | dict(settings=TrustSettings(**plain["settings"]), landmark=Landmark(*plain["landmark"]),
                                  history=[Evaluation(**e) for e in plain["history"]]))
     if isinstance(opt.planner, ActorPlanner) and not state["actor"]: opt.planner = Planner(opt.coordinates)
     if opt.patience: trust.settings = replace(trust.settings, patience=opt.patience)

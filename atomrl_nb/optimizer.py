@@ -304,8 +304,8 @@ class Running(Stepping):
             return False
         pairs = close_pairs(self.atoms, FUSED)
         if converged and pairs:
-            i, j, distance, _ = pairs[0]
-            return self.refuse_end(f"atoms {i} and {j} are fused, at {distance:.2f} Å")
+            fused = pairs[0]
+            return self.refuse_end(f"atoms {fused.i} and {fused.j} are fused, at {fused.distance:.2f} Å")
         if converged and not trust.by_forces and now.energy > start.energy + trust.slack:
             return self.refuse_end(f"the end lies {now.energy - start.energy:.3g} eV above the start")
         if not converged: self.go_back()

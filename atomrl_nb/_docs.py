@@ -23,6 +23,7 @@ DOCS = {
         'Loop': 'A trainer at work in a run folder.\n\ntables: name -> `Table`\nrows: of the last round, for `metrics.csv`\nbegan: when the run would have begun, had it run through [s]\nbefore: `t_total` and state of the loop before the present round; empty between rounds\nfailed: whether an error ends the run\nasked: no longer empty once Ctrl-C was pressed',
         'read_changes': 'Read what was changed by hand in a run.\n\nrun: run folder\nreturns: t_total -> numbers held by hand from then on, None where setting and schedule hold; the oldest first',
         'held_at': 'Tell which numbers are held by hand at some time.\n\nchanges: from `read_changes`\nreturns: name in `HELD` -> number or None',
+        'ControlFile.look': 'Read the file where it has changed; one that cannot be followed is named once.\n\nreturns: what is asked for now',
     },
     'checkpoints': {
         'disk_errors': 'Turn a failure to write into one sentence.\n\npath: what is being written',

@@ -4,7 +4,7 @@ from typing import Any
 from dataclasses import dataclass
 from pathlib import Path
 from .learner import Trainer
-__all__ = ['TABLES', 'Loop', 'BaseCallback', 'CheckpointCallback', 'EvalCallback', 'read_changes', 'held_at', 'ControlCallback', 'NewestCallback', 'StopTrainingOnNoModelImprovement', 'ProgressBarCallback', 'TensorBoardCallback']
+__all__ = ['TABLES', 'Loop', 'BaseCallback', 'CheckpointCallback', 'EvalCallback', 'read_changes', 'held_at', 'ControlFile', 'ControlCallback', 'NewestCallback', 'StopTrainingOnNoModelImprovement', 'ProgressBarCallback', 'TensorBoardCallback']
 TABLES: dict
 
 @dataclass
@@ -70,11 +70,22 @@ def held_at(changes: dict, t_total: int) -> dict:
     returns: name in `HELD` -> number or None
     """
 
+class ControlFile:
+    """What `control.json` asks for, read again where the file has changed."""
+    run: Path
+    path: Any
+    stamp: Any
+    wishes: dict[Any, Any]
+    def __init__(self, run: Path) -> None: ...
+    def look(self) -> dict:
+        """Read the file where it has changed; one that cannot be followed is named once.
+
+        returns: what is asked for now
+        """
+
 class ControlCallback(BaseCallback):
     """Do what `control.json` asks for, and log each change with its `t_total`."""
     def on_training_start(self, loop: Loop) -> None: ...
-    def look(self, loop: Loop) -> dict:
-        """Read the file again where it has changed; one that is not followed is named once."""
     def on_step(self, loop: Loop) -> bool: ...
     def wait(self, loop: Loop) -> None:
         """Wait while `paused` is wished, with the tables on the disk; the clock of the run stops, too."""

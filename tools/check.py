@@ -59,7 +59,8 @@ def command(*args):
     """Return a check that runs a Python module or script and succeeds when it does."""
     def run():
         """Run it, and return (status, what it printed)."""
-        result = subprocess.run([sys.executable, *args], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        result = subprocess.run([sys.executable, *args], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT)
         return result.returncode, result.stdout.strip()
     return run
 

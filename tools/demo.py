@@ -24,7 +24,8 @@ def main() -> int:
     starts = [perturb(atoms, PERTURB, seed=[7, k]) for k in range(STARTS) for atoms in load("alloys4-heldout")]
     write(run / "starts.extxyz", starts)
     print(f"\nRelaxing {len(starts)} starts of the three pairs kept out of training (Ni-Pt, Al-Ag, Pd-Au) to 0.01 eV/Å:")
-    code = relax_main([str(run / "starts.extxyz"), "--policy", str(run), "--fmax", "0.01", "--compare", "BFGS,BFGSLineSearch",
+    code = relax_main([str(run / "starts.extxyz"), "--policy", str(run), "--fmax", "0.01",
+                       "--compare", "BFGS,BFGSLineSearch",
                        "--trajectory", str(run / "trajectories" / "relaxed.traj"), "--json", str(run / "relaxed.json")])
     print(f"\nLearning curve: {run / 'plots' / 'results.png'}\nTrajectory: {run / 'trajectories' / 'relaxed.traj'} (ase gui opens it)"
           f"\n{time.perf_counter() - began:.0f} s in all")

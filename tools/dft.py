@@ -47,7 +47,8 @@ class PipedGPAW(Calculator):
         super().calculate(atoms, properties, system_changes)
         if self.process is None:
             self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        asked = dict(numbers=self.atoms.numbers.tolist(), positions=self.atoms.positions.tolist(), cell=self.atoms.cell.tolist(), pbc=self.atoms.pbc.tolist())
+        asked = dict(numbers=self.atoms.numbers.tolist(), positions=self.atoms.positions.tolist(),
+                     cell=self.atoms.cell.tolist(), pbc=self.atoms.pbc.tolist())
         self.process.stdin.write(json.dumps(asked | self.options) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline() or '{"error": "GPAW ended"}')
@@ -64,11 +65,13 @@ def serve():
         asked = json.loads(line)
         atoms = Atoms(asked["numbers"], asked["positions"], cell=asked["cell"], pbc=asked["pbc"])
         if last is None or last != (asked["numbers"], asked["cell"]):
-            calculator = GPAW(mode=PW(asked["cutoff"]), xc="PBE", kpts=asked["kpts"], txt=None, occupations={"name": "fermi-dirac", "width": 0.1},
+            calculator = GPAW(mode=PW(asked["cutoff"]), xc="PBE", kpts=asked["kpts"], txt=None,
+                              occupations={"name": "fermi-dirac", "width": 0.1},
                               convergence={"forces": 1e-3}, symmetry={"point_group": False})
         last, atoms.calc = (asked["numbers"], asked["cell"]), calculator
         try:
-            answer = dict(energy=float(atoms.get_potential_energy(force_consistent=True)), forces=atoms.get_forces().tolist())
+            answer = dict(energy=float(atoms.get_potential_energy(force_consistent=True)),
+                          forces=atoms.get_forces().tolist())
         except Exception as error:  # whatever GPAW raises
             answer, last = dict(error=f"{type(error).__name__}: {error}"), None
         print(json.dumps(answer), flush=True)

@@ -99,7 +99,8 @@ def searchable():
     if text.count(parts[0]) != 1:
         raise SystemExit("smalldocs loads its search index in another way than this script knows: look at searchable() in tools/docs.py.")
     script.write_text(text.replace(*parts), encoding="utf-8")
-    index.with_suffix(".js").write_text(f"window.searchIndex = {index.read_text(encoding='utf-8')};\n", encoding="utf-8")
+    index.with_suffix(".js").write_text(f"window.searchIndex = {index.read_text(encoding='utf-8')};\n",
+                                        encoding="utf-8")
 
 
 def finish():

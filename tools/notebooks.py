@@ -27,7 +27,8 @@ PRELOAD = ["nbdev.test", "matplotlib.pyplot", "torch", "e3nn.o3", "ase"]  # load
 WORKERS, TIMEOUT = 2, 1200  # notebooks at a time, seconds for one notebook
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-VIEW = re.compile(r'<div class="atomrl-view">.*?<script type="application/json">(.*?)</script></div>', re.DOTALL)  # a picture, though HTML
+# a picture, though HTML
+VIEW = re.compile(r'<div class="atomrl-view">.*?<script type="application/json">(.*?)</script></div>', re.DOTALL)
 
 
 def execute(path, answer):
@@ -129,7 +130,8 @@ def same(old, new):
         return [" ".join(part.split()) for part in NUMBER.split(text)]
 
     def close(a, b):
-        return a == b or not (a + b).lstrip("+-").isdigit() and math.isclose(float(a), float(b), rel_tol=1e-4, abs_tol=1e-6)
+        return a == b or not (a + b).lstrip("+-").isdigit() and math.isclose(float(a), float(b), rel_tol=1e-4,
+                                                                             abs_tol=1e-6)
 
     return words(old) == words(new) and all(map(close, NUMBER.findall(old), NUMBER.findall(new)))
 

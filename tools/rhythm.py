@@ -18,7 +18,8 @@ HIDDEN = re.compile(r"#\s*\|\s*hide\s*$|nbdev_export\(\)|#\s*\|\s*default_exp", 
 
 def notebooks():
     """Return the notebooks that are in git: what others will read."""
-    listed = subprocess.run(["git", "ls-files", "nbs/*.ipynb"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(["git", "ls-files", "nbs/*.ipynb"], cwd=ROOT, check=True, capture_output=True,
+                            text=True).stdout
     return [ROOT / name for name in listed.splitlines() if (ROOT / name).exists()]
 
 
@@ -92,7 +93,8 @@ def long_modules(folder=ROOT / PACKAGE):
 
 def summary(paths):
     """Return a sentence on how long exported cells are, with the longest one."""
-    lengths = [(len(code_lines(source)), path.name) for path in paths for kind, source in cells_of(path) if kind == "export"]
+    lengths = [(len(code_lines(source)), path.name) for path in paths for kind, source in cells_of(path)
+               if kind == "export"]
     longest, name = max(lengths)
     short = sum(length <= 15 for length, _ in lengths)
     return (f"{len(lengths)} exported cells: {100 * short // len(lengths)} % have 15 lines or less, "

@@ -38,15 +38,21 @@ def imitation(steps: int, **more) -> TD3Settings:
 
 COMMON = Settings(buffer_capacity=4000, evaluation_interval=1000, evaluation_starts=32, checkpoint_interval=2000)
 POLICIES = {
-    "fcc-alloys": replace(COMMON, structures=("fcc-alloys",), validation=("fcc-alloys-validation",), steps=16_000, td3=imitation(16_000),
-                          network=NetworkSettings(head="potential", max_displacement=0.8), expert=ExpertSettings(schedule_steps=2000),
+    "fcc-alloys": replace(COMMON, structures=("fcc-alloys",), validation=("fcc-alloys-validation",), steps=16_000,
+                          td3=imitation(16_000),
+                          network=NetworkSettings(head="potential", max_displacement=0.8),
+                          expert=ExpertSettings(schedule_steps=2000),
                           environment=EnvironmentSettings(perturb=0.5, r0_factor=0.5)),
-    "lj-clusters": replace(COMMON, structures=("lj-clusters",), validation=("lj-clusters-validation",), calculator="lj", steps=9000,
+    "lj-clusters": replace(COMMON, structures=("lj-clusters",), validation=("lj-clusters-validation",),
+                           calculator="lj", steps=9000,
                            td3=imitation(9000, exploration_noise=0.15),
-                           network=NetworkSettings(head="potential", powers=True, stiffness=60.0, max_displacement=0.35),
-                           expert=ExpertSettings(mode="rollout", rollout_steps=60, nfake=0.8, schedule_steps=3000, alpha=100.0, maxstep=0.1),
+                           network=NetworkSettings(head="potential", powers=True, stiffness=60.0,
+                                                   max_displacement=0.35),
+                           expert=ExpertSettings(mode="rollout", rollout_steps=60, nfake=0.8, schedule_steps=3000,
+                                                 alpha=100.0, maxstep=0.1),
                            environment=EnvironmentSettings(perturb=0.02, r0=0.5, max_steps=120)),
-    "al-fe": replace(COMMON, steps=24_000, td3=imitation(24_000), network=NetworkSettings(head="potential", cutoff=5.5, max_displacement=0.8),
+    "al-fe": replace(COMMON, steps=24_000, td3=imitation(24_000),
+                     network=NetworkSettings(head="potential", cutoff=5.5, max_displacement=0.8),
                      expert=ExpertSettings(mode="rollout", rollout_steps=40, schedule_steps=3000),
                      environment=EnvironmentSettings(perturb=0.5, r0_factor=0.5, max_steps=80)),
 }
@@ -78,7 +84,8 @@ def settings_of(name: str, run: Path, data: Path | None) -> Settings:
     beside = run.parent / f"{run.name}-cells.extxyz"
     beside.parent.mkdir(parents=True, exist_ok=True)
     write(beside, alfe_cells(data))
-    return replace(POLICIES[name], run=str(run), structures=(str(beside),), calculator="eam:" + ",".join(str(data / p) for p in POTENTIALS))
+    return replace(POLICIES[name], run=str(run), structures=(str(beside),),
+                   calculator="eam:" + ",".join(str(data / p) for p in POTENTIALS))
 
 
 def teach(name: str, run: Path, data: Path | None, quick: bool) -> Path:
@@ -87,7 +94,8 @@ def teach(name: str, run: Path, data: Path | None, quick: bool) -> Path:
         return resume(run)
     settings = settings_of(name, run, data)
     if quick:
-        settings = replace(settings, steps=48, learning_starts=24, batch_size=8, evaluation_starts=2, n_envs=4, network=replace(settings.network, channels=4))
+        settings = replace(settings, steps=48, learning_starts=24, batch_size=8, evaluation_starts=2, n_envs=4,
+                           network=replace(settings.network, channels=4))
     return train(settings)
 
 
@@ -96,11 +104,13 @@ def ship(name: str, run: Path):
     actor, card = load_policy(run / "policy.safetensors")
     metrics, evaluations = pd.read_csv(run / "metrics.csv"), pd.read_csv(run / "evaluations.csv")
     validation = evaluations.groupby("t_total")["steps"].mean()
-    card |= dict(command=f"python tools/train_shipped.py {name}", minutes=round(float(metrics["seconds"].iloc[-1]) / 60, 1),
+    card |= dict(command=f"python tools/train_shipped.py {name}",
+                 minutes=round(float(metrics["seconds"].iloc[-1]) / 60, 1),
                  machine=f"{platform.machine()}, one thread of {os.cpu_count()} shared cores",
                  ingredients="imitation of hindsight and secant labels; no critic; the loop's numbers by cross-entropy search", validation_steps=round(float(validation.min()), 3))
     save_policy(ROOT / "atomrl_nb" / "policies" / f"{name}.safetensors", actor, card)
-    smooth = metrics[["t_total", "secant_error", "imitation_error"]].dropna().rolling(400).mean().dropna().iloc[::200].round(4)
+    errors = metrics[["t_total", "secant_error", "imitation_error"]].dropna()
+    smooth = errors.rolling(400).mean().dropna().iloc[::200].round(4)
     curves = smooth.to_dict("list") | dict(validation={str(t): round(float(v), 3) for t, v in validation.items()})
     write_text(ROOT / "nbs" / "benchmark" / f"policy_{name}.json", json.dumps(curves, indent=1) + "\n")
 
@@ -111,12 +121,14 @@ def main():
     parser.add_argument("name", choices=POLICIES)
     parser.add_argument("--data", type=Path, help="folder with the Al-Fe crystals and potentials")
     parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
-    parser.add_argument("--quick", action="store_true", help="a short form that ships nothing, to see that the command works")
+    parser.add_argument("--quick", action="store_true",
+                        help="a short form that ships nothing, to see that the command works")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run = args.run or (Path(scratch) / args.name if args.quick else ROOT / "runs" / args.name)
         done = teach(args.name, run, args.data, args.quick)
-        tune_run(done, LoopSearch(budget=30, population=2, elites=1, n_starts=1) if args.quick else LoopSearch(budget=12_000))
+        quick = LoopSearch(budget=30, population=2, elites=1, n_starts=1)
+        tune_run(done, quick if args.quick else LoopSearch(budget=12_000))
         if not args.quick and args.name != "al-fe":
             ship(args.name, done)
         print(f"{args.name}: " + ("works" if args.quick else f"policy in {done}"))

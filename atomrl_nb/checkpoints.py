@@ -96,7 +96,8 @@ def _bare(atoms):
 def _claim(run, file):
     "Take a run folder that is being made, or refuse where another process was quicker."
     try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error: raise InputError(f"Another process is making the run {str(run)!r}: choose a new folder.") from error
+    except OSError as error:
+        raise InputError(f"Another process is making the run {str(run)!r}: choose a new folder.") from error
     if (run/"config.json").exists():  # it has just been finished
         (run/UNFINISHED).unlink(missing_ok=True)
         check_free(run)

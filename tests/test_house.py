@@ -200,9 +200,10 @@ def notebook(*cells):
 
 @pytest.mark.parametrize("rule, good, bad", [
     (rhythm.too_wide, ["|x = 1" + " " * 115, "%" + "word " * 100], ["y = 1" + " " * 116]),
-    (rhythm.too_long, ["|#| export\n" + "x = 1\n" * 40, "x = 1\n" * 99], ["|" + "x = 1\n" * 41]),
+    (rhythm.too_long, ["|#| export\n" + "x = 1\n" * rhythm.LONGEST_CELL, "x = 1\n" * 999],
+     ["|" + "x = 1\n" * (rhythm.LONGEST_CELL + 1)]),
     (rhythm.not_shown, ["|def f(): pass", "%prose", "|def g(): pass", "f()"], ["|def f(): pass", "%prose"]),
-    (rhythm.not_shown, [*["|def f(): pass"] * 4, "|import math", "f()"], [*["|def f(): pass"] * 5, "f()"]),
+    (rhythm.not_shown, [*["|def f(): pass"] * rhythm.IN_A_ROW, "|import math", "f()"], [*["|def f(): pass"] * (rhythm.IN_A_ROW + 1), "f()"]),
 ])
 def test_the_rhythm_is_kept_or_a_sentence_says_where_not(rule, good, bad):
     assert not list(rule("n.ipynb", notebook(*good)))

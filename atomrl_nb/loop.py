@@ -33,7 +33,7 @@ def numbers_of(
 
 def with_numbers(
     policy: Policy,
-    numbers: dict,
+    numbers: dict,  # name -> number
 ) -> Policy:
     "Give a policy other numbers."
     return Policy(policy[0], policy[1] | {"loop": dict(numbers)})
@@ -67,7 +67,7 @@ class LoopSearch:
 
 @dataclass
 class FoundLoop:
-    "What a search over the loop came to."
+    "What a search over the loop has found."
     numbers: dict  # taken: the found ones where they are better, else the old
     old: list  # evaluations with the old numbers, on starts that the search has not seen
     new: list  # with the found ones, on the same
@@ -107,42 +107,6 @@ class Metered(CountedCalculator):
         if self.over: raise Spent
         return counts
 
-# %% ../nbs/12a_loop.ipynb #b779a4e3
-def search_loop(
-    policy: Policy,  # the head is a learned energy
-    draw: Callable,  # random generator -> displaced `ase.Atoms`
-    make: Callable,  # () -> calculator; called once
-    settings: LoopSearch = LoopSearch(),
-    seed: int = 0,
-) -> FoundLoop:
-    "Search for numbers that need fewer force evaluations."
-    s, old, search = settings, numbers_of(policy), _Generations(policy, settings, np.random.default_rng([seed, 0]))
-    n_starts = int(np.clip(s.budget // (20 * s.population), 2, s.n_starts))  # for a few generations of five evaluations a start
-    least = 2 * n_starts * (s.population + 4)  # no relaxation takes fewer than two evaluations
-    if s.budget < least: raise InputError(f"A budget of {s.budget} force evaluations is too small: one generation and the comparison need at least {least}.")
-    fresh_rng, meter = np.random.default_rng([seed, 1]), Metered(make(), s.budget)
-    fresh, after = [draw(fresh_rng) for _ in range(2 * n_starts)], [math.inf] * 2 * n_starts
-    try:
-        before = meter.count(policy, fresh, s.fmax)
-        kept, cost = int(1.25 * sum(before)), 1.25 * s.population * sum(before) / 2
-        if meter.evaluations + cost + kept > s.budget: raise Spent
-    except Spent: raise InputError(_too_small(s, meter, n_starts)) from None
-    with suppress(Spent):
-        while meter.evaluations + cost + kept <= s.budget:
-            spent = meter.evaluations
-            search.advance(meter, [draw(search.rng) for _ in range(n_starts)])
-            cost = 1.25 * (meter.evaluations - spent)
-    with suppress(Spent): after = meter.count(with_numbers(policy, search.numbers(search.centre)), fresh, s.fmax)
-    better = np.log(after).mean() < np.log(before).mean()
-    return FoundLoop(search.numbers(search.centre) if better else old, before, after, meter.evaluations, search.rows, bool(better))
-
-def _too_small(s, meter, n_starts):
-    "Say what a budget would have to be."
-    mean = meter.evaluations / (2 * n_starts)
-    need = 10 * math.ceil(n_starts * mean * (2 + 1.25 * s.population + 2.5) / 10)
-    return (f"A budget of {s.budget} force evaluations is too small: one generation and the comparison need about {need}, "
-            f"by the {meter.evaluations} that were spent on {2 * n_starts} starts.")
-
 # %% ../nbs/12a_loop.ipynb #b779a4e4
 class _Generations:
     "Draws around a centre that moves to the best of them."
@@ -160,11 +124,58 @@ class _Generations:
     def advance(self, meter, starts):
         "Judge one generation, and move the centre."
         s = self.settings
-        draws = self.centre + self.width * np.vstack([0 * self.centre, self.rng.normal(size=(s.population - 1, len(self.centre)))])
+        steps = self.rng.normal(size=(s.population - 1, len(self.centre)))
+        draws = self.centre + self.width * np.vstack([0 * self.centre, steps])
         counts = [meter.count(with_numbers(self.policy, self.numbers(x)), starts, s.fmax) for x in draws]
-        best = draws[np.argsort([np.log(n).mean() for n in counts], kind="stable")[:s.elites]]
+        order = np.argsort([np.log(n).mean() for n in counts], kind="stable")
+        best = draws[order[:s.elites]]
         self.rows.append(dict(self.numbers(self.centre), evaluations=float(np.mean(counts[0]))))
         self.centre, self.width = best.mean(axis=0), (self.width + best.std(axis=0)) / 2
+
+# %% ../nbs/12a_loop.ipynb #b779a4e3
+def search_loop(
+    policy: Policy,  # the head is a learned energy
+    draw: Callable,  # random generator -> displaced `ase.Atoms`
+    make: Callable,  # () -> calculator; called once
+    settings: LoopSearch = LoopSearch(),
+    seed: int = 0,
+) -> FoundLoop:
+    "Search for numbers that need fewer force evaluations."
+    s, old, search = settings, numbers_of(policy), _Generations(policy, settings, np.random.default_rng([seed, 0]))
+    n_starts = _starts_of(s)
+    fresh_rng, meter = np.random.default_rng([seed, 1]), Metered(make(), s.budget)
+    fresh = [draw(fresh_rng) for _ in range(2 * n_starts)]
+    after = [math.inf] * 2 * n_starts
+    try:
+        before = meter.count(policy, fresh, s.fmax)
+        kept, cost = int(1.25 * sum(before)), 1.25 * s.population * sum(before) / 2
+        if meter.evaluations + cost + kept > s.budget: raise Spent
+    except Spent: raise InputError(_too_small(s, meter, n_starts)) from None
+    with suppress(Spent):
+        while meter.evaluations + cost + kept <= s.budget:
+            spent = meter.evaluations
+            search.advance(meter, [draw(search.rng) for _ in range(n_starts)])
+            cost = 1.25 * (meter.evaluations - spent)
+    found = search.numbers(search.centre)
+    with suppress(Spent): after = meter.count(with_numbers(policy, found), fresh, s.fmax)
+    better = np.log(after).mean() < np.log(before).mean()
+    return FoundLoop(found if better else old, before, after, meter.evaluations, search.rows, bool(better))
+
+# %% ../nbs/12a_loop.ipynb #12a10003
+def _starts_of(s):
+    "Choose how many starts judge a draw: for a few generations of five evaluations a start."
+    n_starts = int(np.clip(s.budget // (20 * s.population), 2, s.n_starts))
+    least = 2 * n_starts * (s.population + 4)  # no relaxation takes fewer than two evaluations
+    if s.budget >= least: return n_starts
+    raise InputError(f"A budget of {s.budget} force evaluations is too small: "
+                     f"one generation and the comparison need at least {least}.")
+
+def _too_small(s, meter, n_starts):
+    "Say what a budget would have to be."
+    mean = meter.evaluations / (2 * n_starts)
+    need = 10 * math.ceil(n_starts * mean * (2 + 1.25 * s.population + 2.5) / 10)
+    return (f"A budget of {s.budget} force evaluations is too small: one generation and the comparison need "
+            f"about {need}, by the {meter.evaluations} that were spent on {2 * n_starts} starts.")
 
 # %% ../nbs/12a_loop.ipynb #12a00021
 def tune_run(
@@ -176,11 +187,14 @@ def tune_run(
     (config, structures), path = read_run(run), Path(run)/"policy.safetensors"
     policy, s = load_policy(path), settings_from(config)
     actor, card = policy
-    if actor.settings.head != "potential": raise InputError(f"The policy of {str(run)!r} proposes displacements and does not plan: there is no loop to tune.")
+    if actor.settings.head != "potential":
+        reason = "proposes displacements and does not plan: there is no loop to tune."
+        raise InputError(f"The policy of {str(run)!r} {reason}")
     check_calculator(s.calculator, spec)
     env = s.environment
-    draw = lambda rng: perturb(structures[rng.integers(len(structures))], env.perturb, rng, env.perturb_kind)
+    def draw(rng): return perturb(structures[rng.integers(len(structures))], env.perturb, rng, env.perturb_kind)
     found = search_loop(policy, draw, lambda: calculator(s.calculator), settings, s.seed)
-    mean = lambda counts: round(float(np.mean(counts)), 3)
-    save_policy(path, actor, card | dict(loop=found.numbers, loop_search=dict(evaluations=found.evaluations, before=mean(found.old), after=mean(found.new))))
+    before, after = (round(float(np.mean(counts)), 3) for counts in (found.old, found.new))
+    searched = dict(evaluations=found.evaluations, before=before, after=after)
+    save_policy(path, actor, card | dict(loop=found.numbers, loop_search=searched))
     return found

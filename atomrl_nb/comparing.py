@@ -67,12 +67,33 @@ def relax(
     if isinstance(made, RLOptimizer) and made.trust.history:
         mine = made.report()
         return Relaxed(replace(mine, converged=mine.converged and not failed, **spent), atoms)
-    first = counted.first.get("free_energy", math.inf) + (cell or {}).get("scalar_pressure", 0.0) * (_volume(start) - _volume(atoms))
-    return Relaxed(_judged(start, atoms, optimizer, fmax, reached, energy, energy - first, cell is not None, spent), atoms)
+    work = (cell or {}).get("scalar_pressure", 0.0) * (_volume(start) - _volume(atoms))
+    change = energy - (counted.first.get("free_energy", math.inf) + work)
+    return Relaxed(_judged(start, atoms, optimizer, fmax, reached, energy, change, cell is not None, spent), atoms)
 
+# %% ../nbs/12g_comparing.ipynb #12b10001
 def _append(trajectory, atoms):
     "Add a frame; a full disk is no fault of the calculator."
     with disk_errors(trajectory.filename): trajectory.write(atoms)
+
+def _volume(atoms): return abs(float(np.linalg.det(atoms.cell.array)))
+
+# %% ../nbs/12g_comparing.ipynb #12b10002
+def _left(target, atoms, counted, made):
+    "Take largest force and energy of the end, infinite where no evaluation worked; `atoms` keep energy and forces."
+    here = np.vstack([atoms.positions, atoms.cell.array])
+    if getattr(made, "last", None) is not None and np.array_equal(made.last_place, here):
+        last, place = made.last, made.coordinates.place(made.last.positions)
+        reached, energy = last.fmax, last.energy - made.coordinates.pressure * place.volume
+        results = dict(forces=place.on_atoms(last.forces))
+        if last.stress is not None: results["stress"] = last.stress
+    else:  # of the last evaluation that worked; a failed one leaves none
+        known = counted.results
+        results = {name: np.array(known[name], dtype=float) for name in ("forces", "stress") if name in known}
+        energy, reached = float(known.get("free_energy", math.inf)), math.inf
+        if np.isfinite(energy): reached = largest(np.asarray(target.get_forces(), dtype=float))
+    if np.isfinite(energy): atoms.calc = SinglePointCalculator(atoms, energy=energy, free_energy=energy, **results)
+    return reached, energy
 
 # %% ../nbs/12g_comparing.ipynb #12b00006
 def _judged(start, atoms, optimizer, fmax, reached, energy, change, free, spent):
@@ -86,29 +107,12 @@ def _judged(start, atoms, optimizer, fmax, reached, energy, change, free, spent)
                   fmax=reached, energy=energy, energy_change=change, stress=stress, why=why, warnings=warnings,
                   space_group_before=space_group(start), space_group_after=space_group(atoms), **spent)
 
-def _volume(atoms): return abs(float(np.linalg.det(atoms.cell.array)))
-
-def _left(target, atoms, counted, made):
-    "Take largest force and energy of what is left in `atoms`, which keep what the calculator said; infinite where none worked."
-    here = np.vstack([atoms.positions, atoms.cell.array])
-    if getattr(made, "last", None) is not None and np.array_equal(made.last_place, here):
-        last, place = made.last, made.coordinates.place(made.last.positions)
-        reached, energy = last.fmax, last.energy - made.coordinates.pressure * place.volume
-        results = dict(forces=place.on_atoms(last.forces)) | ({} if last.stress is None else dict(stress=last.stress))
-    else:  # of the last evaluation that worked; a failed one leaves none
-        known = counted.results
-        results = {name: np.array(known[name], dtype=float) for name in ("forces", "stress") if name in known}
-        energy, reached = float(known.get("free_energy", math.inf)), math.inf
-        if np.isfinite(energy): reached = largest(np.asarray(target.get_forces(), dtype=float))
-    if np.isfinite(energy): atoms.calc = SinglePointCalculator(atoms, energy=energy, free_energy=energy, **results)
-    return reached, energy
-
 # %% ../nbs/12g_comparing.ipynb #34e0aa8b
 def summary(
     results: list,  # `Report`s of one or many optimizers
     cap: int = 500,  # what a relaxation that did not converge counts
 ) -> str:
-    "Write a table: one line an optimizer, force evaluations over all structures. What is fused or came apart is no lowest energy."
+    "Write a table: one line an optimizer, force evaluations over all structures."
     lines = [f"{'optimizer':16} {'converged':>9} {'median':>7} {'mean':>7} {'most':>5}   lowest energy of all"]
     lowest = {}
     for r in results:
@@ -118,6 +122,7 @@ def summary(
         counts = [r.force_evaluations if r.converged else max(cap, r.force_evaluations) for r in mine]
         least = [r for r in mine if r.energy <= lowest.get(r.structure, np.inf) + 1e-3]
         absurd, converged = sum(r.absurd for r in least), f"{sum(r.converged for r in mine):>4}/{len(mine):<4}"
+        but = f", {absurd} lower, but fused or apart" if absurd else ""
         lines.append(f"{name:16} {converged} {np.median(counts):7.1f} {np.mean(counts):7.2f} {max(counts):5}   "
-                     f"{len(least) - absurd}/{len(mine)}" + (f", {absurd} lower, but fused or apart" if absurd else ""))
+                     f"{len(least) - absurd}/{len(mine)}{but}")
     return "\n".join([*lines, "median, mean, most: force evaluations, the first included"])

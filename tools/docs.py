@@ -5,6 +5,7 @@ Nothing is downloaded, and no page loads anything from the network.
 """
 import ast
 import html
+import inspect
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from links import Page, dead_links
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, PAGES = ROOT / "_docs", ROOT / "_proc"
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 VIEW = '<div class="atomrl-view">'
+LONG = 60  # characters of a default that a signature shows
 HANDLED = ("output-file", "html-math-method", "broken link")  # what smalldocs leaves out and this script does
 REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
                         r'[^">]*"[^>]*>(?:</script>)?', re.IGNORECASE)
@@ -31,6 +34,43 @@ SEARCH_FETCH = ("""      const r = await fetch(offset + "search.json");
       index = window.searchIndex;
 """)
 REMOTE_FONT = re.compile(r'@import\s+(?:url\(["\']?https?:[^)]*\)|"https?:[^"]*"|\'https?:[^\']*\')[^;]*;')
+
+
+def brief(shown):
+    """Wrap a function that writes a default of a parameter: what is long is named, and not written out."""
+    def written(default):
+        """Write a default."""
+        text = shown(default)
+        return text if len(text) <= LONG else f"{type(default).__name__}(…)"
+    return written
+
+
+def comments():
+    """Return {class or function: {field or parameter: the comment beside it}}, as `tools/stubs.py` wrote them."""
+    from atomrl_nb._docs import DOCS
+
+    texts = {name: text for module in DOCS.values() for name, text in module.items()}
+    return {name: dict(line.split(": ", 1) for line in text.splitlines() if ": " in line) for name, text in texts.items()}
+
+
+def show_fields():
+    """Let a signature on a page name the fields of a dataclass or named tuple, with the comments beside them."""
+    from fastcore import docments
+
+    said, begin = comments(), docments._DocmentBase.__init__
+
+    def begun(self, obj):
+        """Read a class by its fields: a notebook's class has no file in which its comments could be found."""
+        begin(self, obj)
+        if inspect.isclass(obj) and (is_dataclass(obj) or hasattr(obj, "_fields")):
+            mine = said.get(obj.__name__, {})
+            self.dm = {name: dict(docment=mine.get(name), anno=one.annotation, default=one.default)
+                       for name, one in inspect.signature(obj).parameters.items()}
+        for one in self.dm.values():  # nbdev would make links of names in backticks, and show the links' text
+            one["docment"] = one["docment"] and one["docment"].replace("`", "")
+
+    docments._DocmentBase.__init__ = begun
+    docments._fmt_default = brief(docments._fmt_default)
 
 
 def write_pages():
@@ -47,6 +87,7 @@ def write_pages():
         return (imports or "show_doc(" in cell.source or "export" in cell.directives_) and nbdev_runs(cell)
 
     nbdev.processors._do_eval = runs
+    show_fields()
     link_own_names()
     from atomrl_nb._docs import DOCS
 

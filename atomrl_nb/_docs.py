@@ -82,7 +82,7 @@ DOCS = {
     'comparing': {
         'Relaxed': 'What became of a structure.\n\natoms: relaxed, with energy and forces of the last evaluation',
         'relax': 'Relax a copy of a structure and count what it cost.\n\nstart: positions to start from; stays as it is\ncalculator: or its spec, such as "gfn2"\noptimizer: or a name from `CLASSICAL`\npolicy: for RLOptimizer\nfmax: largest force norm to reach [eV/Å]\nsteps: moves at most, each one force evaluation\ntrajectory: to append the frames to\ncell: options of ASE\'s FrechetCellFilter, {} for none; None: the cell stays\noptions: of RLOptimizer: surrogate, surrogate_name, fallback, maxstep, patience',
-        'summary': 'Write a table: one line an optimizer, force evaluations over all structures. What is fused or came apart is no lowest energy.\n\nresults: `Report`s of one or many optimizers\ncap: what a relaxation that did not converge counts',
+        'summary': 'Write a table: one line an optimizer, force evaluations over all structures.\n\nresults: `Report`s of one or many optimizers\ncap: what a relaxation that did not converge counts',
     },
     'consistency': {
         'assert_consistent': 'Raise AssertionError, with a sentence that says what to change, where the networks break part I of the guide.\n\nactor: fresh, of this package or your own with the same `forward` and `settings`\ncritic: fresh, single or twins\nbase: that yours must equal with environment information off\nseed: of the made-up forces',
@@ -352,9 +352,10 @@ DOCS = {
     },
     'loop': {
         'numbers_of': "Read the numbers of a policy's loop.\n\nreturns: name -> number",
+        'with_numbers': 'Give a policy other numbers.\n\nnumbers: name -> number',
         'evaluations_of': 'Relax copies of structures and count.\n\nstarts: `ase.Atoms`, displaced; they stay as they are\nmake: () -> calculator\nfmax: [eV/Å]\ncap: what does not converge counts as this many\nreturns: force evaluations of each',
         'LoopSearch': 'How the numbers of a loop are searched.\n\nbudget: force evaluations\npopulation: draws of a generation\nelites: the best of them, which move the centre\nn_starts: starts that each is judged by, at most\nwidth: of the first draws, in logarithms\nfmax: target [eV/Å]',
-        'FoundLoop': 'What a search over the loop came to.\n\nnumbers: taken: the found ones where they are better, else the old\nold: evaluations with the old numbers, on starts that the search has not seen\nnew: with the found ones, on the same\nevaluations: spent\ngenerations: the centre and the mean evaluations of each\ntaken: whether the found ones are better',
+        'FoundLoop': 'What a search over the loop has found.\n\nnumbers: taken: the found ones where they are better, else the old\nold: evaluations with the old numbers, on starts that the search has not seen\nnew: with the found ones, on the same\nevaluations: spent\ngenerations: the centre and the mean evaluations of each\ntaken: whether the found ones are better',
         'Metered.__init__': 'budget: force evaluations',
         'Metered.count': 'Relax copies of structures, or raise `Spent`.\n\nstarts: `ase.Atoms`\nfmax: [eV/Å]\nreturns: force evaluations of each',
         'search_loop': 'Search for numbers that need fewer force evaluations.\n\npolicy: the head is a learned energy\ndraw: random generator -> displaced `ase.Atoms`\nmake: () -> calculator; called once',

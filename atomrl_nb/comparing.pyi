@@ -35,7 +35,7 @@ def relax(start: Atoms, calculator: Calculator | str, optimizer: str='RLOptimize
     """
 
 def summary(results: list, cap: int=500) -> str:
-    """Write a table: one line an optimizer, force evaluations over all structures. What is fused or came apart is no lowest energy.
+    """Write a table: one line an optimizer, force evaluations over all structures.
 
     results: `Report`s of one or many optimizers
     cap: what a relaxation that did not converge counts

@@ -15,7 +15,10 @@ def numbers_of(policy: Policy) -> dict:
     """
 
 def with_numbers(policy: Policy, numbers: dict) -> Policy:
-    """Give a policy other numbers."""
+    """Give a policy other numbers.
+
+    numbers: name -> number
+    """
 
 def evaluations_of(policy: Policy, starts: list, make: Callable, fmax: float=0.01, cap: int=100) -> list:
     """Relax copies of structures and count.
@@ -47,7 +50,7 @@ class LoopSearch:
 
 @dataclass
 class FoundLoop:
-    """What a search over the loop came to.
+    """What a search over the loop has found.
 
     numbers: taken: the found ones where they are better, else the old
     old: evaluations with the old numbers, on starts that the search has not seen

@@ -168,7 +168,7 @@ def test_help_shows_what_comments_say():
     from atomrl_nb.settings import Settings
     from atomrl_nb.training import resume
 
-    assert "maxstep: no atom moves farther in one step [Å]" in plain(render_doc(RLOptimizer))
+    assert "maxstep: no atom moves farther in a step [Å]" in plain(render_doc(RLOptimizer))
     assert "batch_size: transitions an update" in plain(render_doc(Settings))
     assert "steps: total of environment steps to reach" in plain(render_doc(resume))
     for name, docs in DOCS.items():

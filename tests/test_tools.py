@@ -160,3 +160,20 @@ def test_every_saved_view_has_the_format_that_pages_draw(monkeypatch):
             seen += len(found)
             assert found == now * len(found), (path.name, saved["id"])
     assert seen >= 10
+
+
+def test_signatures_on_the_site_name_fields_with_their_comments_and_write_out_no_long_default(monkeypatch):
+    from fastcore import docments
+
+    from atomrl_nb.comparing import Relaxed
+    from atomrl_nb.settings import Settings, describe
+
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setattr(docments._DocmentBase, "__init__", docments._DocmentBase.__init__)  # undone at the end
+    monkeypatch.setattr(docments, "_fmt_default", docments._fmt_default)
+    import docs
+    docs.show_fields()
+    written = {kind: str(docments.DocmentText(kind)) for kind in (Relaxed, Settings, describe)}
+    assert "VAR_POSITIONAL" not in written[Relaxed] and "relaxed, with energy and forces" in written[Relaxed]
+    assert "n_envs:int=16, # environments played in lockstep" in written[Settings]
+    assert "rules:dict=dict(…)" in written[describe] and max(map(len, written.values())) < 3000

@@ -459,6 +459,7 @@ DOCS = {
         'Proposal': 'A displacement, and what the environment gate made of it.\n\ndisplacement: (n_atoms, 3) [Å]\naction_scale: (n_graphs,) factor of the gate, 1 where there is none',
         'Actor.__init__': 'settings: architecture and head',
         'Actor.forward': 'Propose the displacement of every atom.\n\ngraph: with forces\nreturns: (n_atoms, 3) [Å]',
+        'Actor.move': 'Turn features into a displacement, as the head does.\n\nfeatures: (n_atoms, dim) what the network makes of each atom\ngraph: with forces\nreturns: (n_atoms, 3) [Å]',
         'Actor.propose': 'Propose, and tell what the environment gate made of it.\n\ngraph: with forces',
         'Actor.local_energy': "Give the learned energy behind a proposal; for the head 'potential'.\n\ngraph: with forces",
         'Critic.__init__': 'settings: architecture and kind of critic\ncopies: (2,) for twins',

@@ -438,7 +438,15 @@ class Actor(Network):
         graph: AtomGraph,  # with forces
     ) -> torch.Tensor:  # (n_atoms, 3) [Å]
         "Propose the displacement of every atom."
-        return self.propose(graph).displacement
+        return self.propose(graph)[0]
+
+    def move(
+        self,
+        features: torch.Tensor,  # (n_atoms, dim) what the network makes of each atom
+        graph: AtomGraph,  # with forces
+    ) -> torch.Tensor:  # (n_atoms, 3) [Å]
+        "Turn features into a displacement, as the head does."
+        return _by_head(self, features, graph)
 
     def propose(
         self,
@@ -446,7 +454,7 @@ class Actor(Network):
     ) -> Proposal:
         "Propose, and tell what the environment gate made of it."
         features, invariants = super().forward(graph)
-        move = _by_head(self, features[:, 0], graph)
+        move = self.move(features[:, 0], graph)
         if not self.settings.env_input_dim: return Proposal(move, torch.ones_like(graph.cell[:, 0, 0]))
         scale = 2 * torch.sigmoid(self.gate(with_env(invariants, graph, self.settings))[:, 0])
         return Proposal(scale[graph.batch, None] * move, scale)

@@ -255,6 +255,13 @@ class Actor(Network):
         graph: with forces
         returns: (n_atoms, 3) [Å]
         """
+    def move(self, features: torch.Tensor, graph: AtomGraph) -> torch.Tensor:
+        """Turn features into a displacement, as the head does.
+
+        features: (n_atoms, dim) what the network makes of each atom
+        graph: with forces
+        returns: (n_atoms, 3) [Å]
+        """
     def propose(self, graph: AtomGraph) -> Proposal:
         """Propose, and tell what the environment gate made of it.
 

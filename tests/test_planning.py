@@ -616,7 +616,7 @@ def test_a_place_that_is_known_is_not_proposed_again(monkeypatch, known):
     planner = learned()
     trust = planner.trust
     anchor, end = trust.history[trust.anchor], trust.history[known]
-    monkeypatch.setattr("atomrl_nb.planner.walk", lambda *_: Walk(end.positions, end.forces.ravel(), -1.0, 1))
+    monkeypatch.setattr("atomrl_nb.planner.walk", lambda *_, **__: Walk(end.positions, end.forces.ravel(), -1.0, 1))
     proposed = propose(planner, 0.01)
     assert 1e-3 < largest(proposed - anchor.positions) <= trust.radius / 3 + 1e-9 and trust.forecast is None
     assert min(largest(proposed - e.positions) for e in trust.history) > 1e-3

@@ -61,6 +61,7 @@ def test_an_experiment_as_a_command_in_its_quick_form():
     assert before == times(SAVED)
 
 
+@pytest.mark.slow
 def test_training_of_a_shipped_policy_in_its_quick_form():
     before = times(ROOT / "atomrl_nb" / "policies")
     done = subprocess.run([sys.executable, str(TOOLS / "train_shipped.py"), "lj-clusters", "--quick"], cwd=ROOT,

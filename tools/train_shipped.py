@@ -127,7 +127,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         run = args.run or (Path(scratch) / args.name if args.quick else ROOT / "runs" / args.name)
         done = teach(args.name, run, args.data, args.quick)
-        quick = LoopSearch(budget=1000, population=2, elites=1, n_starts=1)
+        quick = LoopSearch(budget=500, population=2, elites=1, n_starts=1)
         tune_run(done, quick if args.quick else LoopSearch(budget=12_000))
         if not args.quick and args.name != "al-fe":
             ship(args.name, done)

@@ -117,7 +117,7 @@ def image_vectors(
 # %% ../nbs/03_constraints.ipynb #70649416
 class CandidatePairs(NamedTuple):
     "Pairs of atoms that could meet, periodic images included."
-    index: torch.Tensor  # (2, n_pairs) atoms
+    pair: torch.Tensor  # (2, n_pairs) atoms
     apart: torch.Tensor  # (n_pairs, 3) vector from the first to the second before the move [Å]
 
 def _listed_pairs(graph, k, reach):
@@ -145,7 +145,7 @@ def candidate_pairs(
     for k in listed.nonzero().flatten().tolist():
         reach = farthest + 2 * length[graph.batch == k].max()
         found.append(_listed_pairs(graph, k, float(reach)))
-    return CandidatePairs(torch.cat([pairs.index for pairs in found], 1), torch.cat([pairs.apart for pairs in found]))
+    return CandidatePairs(torch.cat([pairs.pair for pairs in found], 1), torch.cat([pairs.apart for pairs in found]))
 
 # %% ../nbs/03_constraints.ipynb #30a00004
 def _all_pairs(graph, move, r0, dual, wanted):

@@ -68,10 +68,10 @@ def image_vectors(middle: torch.Tensor, reach: torch.Tensor, cell: torch.Tensor,
 class CandidatePairs(NamedTuple):
     """Pairs of atoms that could meet, periodic images included.
 
-    index: (2, n_pairs) atoms
+    pair: (2, n_pairs) atoms
     apart: (n_pairs, 3) vector from the first to the second before the move [Å]
     """
-    index: torch.Tensor
+    pair: torch.Tensor
     apart: torch.Tensor
 LARGE: int  # atoms; beyond, a cell list is faster than all pairs
 

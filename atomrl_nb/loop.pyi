@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from ase.calculators.calculator import Calculator
 from .networks import Policy
 from .structures import CountedCalculator
-__all__ = ['numbers_of', 'with_numbers', 'evaluations_of', 'LoopSearch', 'FoundLoop', 'Spent', 'Metered', 'search_loop', 'tune_run']
+__all__ = ['numbers_of', 'with_numbers', 'evaluations_of', 'LoopSearch', 'FoundLoop', 'Metered', 'search_loop', 'tune_run']
 
 def numbers_of(policy: Policy) -> dict:
     """Read the numbers of a policy's loop.
@@ -66,18 +65,10 @@ class FoundLoop:
     generations: list
     taken: bool
 
-class Spent(Exception):
-    """A budget of force evaluations is used up."""
-
 class Metered(CountedCalculator):
-    """A calculator that answers so many times and no more."""
-    budget: int
-    over: bool
-    def __init__(self, inner: Calculator, budget: int) -> None:
-        """budget: force evaluations"""
-    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None: ...
+    """A calculator that answers so many times and no more, and what relaxations take of it."""
     def count(self, policy: Policy, starts: list, fmax: float) -> list:
-        """Relax copies of structures, or raise `Spent`.
+        """Relax copies of structures, or raise `OutOfBudget`.
 
         starts: `ase.Atoms`
         fmax: [eV/Å]

@@ -5,22 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from ase import Atoms
-from ase.calculators.calculator import Calculator
 from .experiment import TimedCalculator
-__all__ = ['GIVES_UP', 'GPMIN_ROWS', 'GPMIN_LEAST', 'TUNING_CAP', 'OutOfBudget', 'BudgetedCalculator', 'fell_apart', 'Run', 'relaxed', 'budget_of', 'column', 'policy_column', 'score', 'tune', 'tuning_starts', 'starts_id', 'wanted_columns', 'measure']
+__all__ = ['GIVES_UP', 'GPMIN_ROWS', 'GPMIN_LEAST', 'TUNING_CAP', 'FixedCellCalculator', 'fell_apart', 'Run', 'relaxed', 'budget_of', 'column', 'policy_column', 'score', 'tune', 'tuning_starts', 'starts_id', 'wanted_columns', 'measure']
 
-class OutOfBudget(RuntimeError):
-    """The force evaluations are used up."""
-
-class BudgetedCalculator(TimedCalculator):
-    """Count the force evaluations, time them, and refuse more than a budget."""
-    budget: int
-    def __init__(self, inner: Calculator, budget: int=...) -> None:
-        """budget: force evaluations"""
+class FixedCellCalculator(TimedCalculator):
+    """Count and time force evaluations of structures in which positions change and nothing else."""
     def check_state(self, atoms, tol=1e-15):
         """Compare positions alone: nothing else changes here, and ASE's comparison takes longer than EMT."""
-    def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
-        """Ask the calculator, if there is a call left."""
 
 def fell_apart(start: Atoms, end: Atoms) -> bool:
     """Tell whether a cluster is one no more: forces vanish for atoms that have flown away, too."""

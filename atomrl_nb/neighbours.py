@@ -49,9 +49,7 @@ def _ase_list(x, cell, pbc, cutoff, quantities, full_list):
     "Find the pairs with ASE, whose grid is bounded."
     found = dict(zip("ijSDd", primitive_neighbor_list("ijSDd", pbc, cell, x, float(cutoff))))
     once = found["i"] < found["j"]
-    for k in range(len(x) if not full_list and pbc.any() else 0):  # images of an atom: one of the two directions
-        own = (found["i"] == k) & (found["j"] == k)
-        once |= own & (found["S"] @ (1e6, 1e3, 1) > 0)
+    once |= (found["i"] == found["j"]) & (found["S"] @ (1e6, 1e3, 1) > 0)  # images of an atom: one of the two directions
     return [found[name] if full_list else found[name][once] for name in quantities]
 
 # %% ../nbs/0_neighbours.ipynb #ac27d8c0

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from .structures import CountedCalculator
-__all__ = ['random_start', 'bond_of', 'fingerprint', 'Minimum', 'enter', 'kicked', 'Search', 'search', 'Budgeted', 'OutOfBudget', 'basin_hopping', 'multistart']
+__all__ = ['random_start', 'bond_of', 'fingerprint', 'Minimum', 'enter', 'kicked', 'Search', 'search', 'basin_hopping', 'multistart']
 
 def random_start(like: Atoms, rng: np.random.Generator, bond: float=1.0) -> Atoms:
     """Put the atoms of a structure anywhere.
@@ -93,20 +92,6 @@ def search(like: Atoms, given: Calculator | str, policy: str | Path | tuple, bud
     fmax: of the loose relaxations [eV/Å]
     steps: of a relaxation; what has not converged by then is left
     """
-
-class Budgeted(CountedCalculator):
-    """A calculator of one structure that counts in another's `evaluations`, and stops at a budget."""
-    total: CountedCalculator
-    budget: int
-    def __init__(self, total: CountedCalculator, budget: int) -> None:
-        """total: that counts the evaluations of all
-        budget: force evaluations of all together
-        """
-    def calculate(self, *args, **kwargs) -> None:
-        """Compute what is asked for, or raise `OutOfBudget`."""
-
-class OutOfBudget(RuntimeError):
-    """The force evaluations are used up."""
 
 def basin_hopping(like: Atoms, given: Calculator | str, budget: int, seed: int=0, target: float | None=None, fmax: float=0.05, temperature: float=0.8, width: float=0.36, optimizer: Callable=..., **options) -> Search:
     """Run ASE's basin hopping.

@@ -6,11 +6,11 @@
 __all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED',
            'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'check_structure', 'fcc_alloy',
            'random_elements', 'scatter', 'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load',
-           'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'cold_spec', 'calculator',
-           'as_calculator', 'runs_code', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
+           'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'calculator', 'as_calculator',
+           'runs_code', 'known_elements', 'OutOfBudget', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 # %% ../nbs/00_structures.ipynb #5eb2a864
-import contextlib, difflib, importlib, inspect, io, itertools, warnings
+import contextlib, difflib, importlib, inspect, io, itertools, math, warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -497,17 +497,11 @@ def _from_factory(module, name, spec):
     return made
 
 # %% ../nbs/00_structures.ipynb #0a00009
-def cold_spec(
-    spec: str,  # calculator spec
-) -> str:
-    "Remove `warm:`, which lets a calculator begin with what it remembers, such as a density."
-    return spec.removeprefix("warm:")
-
 def calculator(
     spec: str,  # one of `CALCULATORS`, e.g. "emt", "lj:sigma=2.5", "eam:AlFe.fs,Al.eam.alloy"
 ) -> Calculator:  # ASE calculator, a new one at each call
     "Make the calculator that `spec` names."
-    name, _, rest = (spec := cold_spec(spec)).partition(":")
+    name, _, rest = (spec := spec.removeprefix("warm:")).partition(":")
     if name in PACKAGED: return _packaged(name, rest, spec)
     if spec == "emt": return CompiledEMT()
     if name == "lj": return FullLennardJones(**_options(rest, ("epsilon", "sigma", "rc"), spec))
@@ -526,7 +520,7 @@ def runs_code(
     spec: str,  # calculator spec
 ) -> bool:
     "Tell whether making a calculator may execute code that did not come with a package."
-    name, _, rest = cold_spec(spec).partition(":")
+    name, _, rest = spec.removeprefix("warm:").partition(":")
     return name not in ("emt", "lj", "eam", *PACKAGED) or name == "sevennet" and bool(rest)
 
 # %% ../nbs/00_structures.ipynb #ced7d228
@@ -534,26 +528,30 @@ def known_elements(
     spec: str,  # calculator spec
 ) -> set | None:  # chemical symbols; None where any element may be tried
     "Tell which elements the calculator of `spec` knows."
-    name, _, rest = (spec := cold_spec(spec)).partition(":")
+    name, _, rest = (spec := spec.removeprefix("warm:")).partition(":")
     if spec == "emt": return set(emt_parameters)
     if name == "eam": return set().union(*(eam_elements(p) for p in rest.split(",")))
     return None
 
 # %% ../nbs/00_structures.ipynb #549d4950
+class OutOfBudget(RuntimeError): "The force evaluations are used up."
+
 class CountedCalculator(Calculator):
-    "Wrap a calculator and count its force evaluations in `evaluations`."
+    "Wrap a calculator, count its force evaluations in `evaluations`, and refuse more than a budget."
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
     def __init__(
         self,
         inner: Calculator,  # that does the work
+        budget: float = math.inf,  # force evaluations
     ):
         super().__init__()
-        self.inner, self.evaluations, self.first = inner, 0, {}  # first: results of the first evaluation
+        self.inner, self.budget, self.evaluations, self.first = inner, budget, 0, {}  # first: results of the first one
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         "Compute energy [eV], forces [eV/Å] and stress, and count an evaluation unless only the stress is new."
         known = dict(self.results)
+        if self.evaluations >= self.budget: raise OutOfBudget(f"more than {self.budget} force evaluations")
         super().calculate(atoms, properties, system_changes)
         self.evaluations += bool(system_changes or not known)
         forces, energy = self.inner.get_forces(atoms), self.inner.get_potential_energy(atoms)

@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-__all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED', 'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'cold_spec', 'calculator', 'as_calculator', 'runs_code', 'known_elements', 'CountedCalculator', 'perturb', 'fixed_mask']
+__all__ = ['TOO_CLOSE', 'FCC_METALS', 'HELD_OUT_PAIRS', 'TRAINING_PAIRS', 'KINDS', 'NAMED_SYSTEMS', 'EAM_TOLERANCE', 'PACKAGED', 'CALCULATORS', 'PERTURBATIONS', 'InputError', 'check_name', 'nearest', 'check_structure', 'fcc_alloy', 'random_elements', 'scatter', 'random_alloy', 'random_cluster', 'NamedSystem', 'printable', 'load', 'CompiledEMT', 'FullLennardJones', 'eam_elements', 'EAM', 'Boxed', 'calculator', 'as_calculator', 'runs_code', 'known_elements', 'OutOfBudget', 'CountedCalculator', 'perturb', 'fixed_mask']
 
 class InputError(ValueError):
     """Bad input that a person can mend: its message is one sentence that says what is wrong."""
@@ -160,12 +160,6 @@ class Boxed(Calculator):
 PACKAGED: dict
 CALCULATORS: tuple[str, ...]
 
-def cold_spec(spec: str) -> str:
-    """Remove `warm:`, which lets a calculator begin with what it remembers, such as a density.
-
-    spec: calculator spec
-    """
-
 def calculator(spec: str) -> Calculator:
     """Make the calculator that `spec` names.
 
@@ -192,14 +186,20 @@ def known_elements(spec: str) -> set | None:
     returns: chemical symbols; None where any element may be tried
     """
 
+class OutOfBudget(RuntimeError):
+    """The force evaluations are used up."""
+
 class CountedCalculator(Calculator):
-    """Wrap a calculator and count its force evaluations in `evaluations`."""
+    """Wrap a calculator, count its force evaluations in `evaluations`, and refuse more than a budget."""
     implemented_properties: list[str]
     inner: Calculator
+    budget: float
     evaluations: Any
     first: dict[Any, Any]
-    def __init__(self, inner: Calculator) -> None:
-        """inner: that does the work"""
+    def __init__(self, inner: Calculator, budget: float=...) -> None:
+        """inner: that does the work
+        budget: force evaluations
+        """
     def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
         """Compute energy [eV], forces [eV/Å] and stress, and count an evaluation unless only the stress is new."""
 PERTURBATIONS: tuple[str, ...]

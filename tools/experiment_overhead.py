@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 
 from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.learned import find_policy
-from atomrl_nb.measuring import BudgetedCalculator
+from atomrl_nb.measuring import FixedCellCalculator
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
 from atomrl_nb.structures import calculator
 from atomrl_nb.test_sets import starts_of
@@ -41,7 +41,7 @@ def milliseconds(name: str, count: int, batched: bool) -> float:
     """Relax starts one by one or together: CPU time a structure and step, without the calculator's [ms]."""
     policy, structures = find_policy("fcc-alloys"), starts_of(name, count=count)
     for atoms in structures:
-        atoms.calc = BudgetedCalculator(calculator("emt"))
+        atoms.calc = FixedCellCalculator(calculator("emt"))
     began = time.process_time()
     if batched:
         RelaxMany(structures, policy).run(0.01)
@@ -56,7 +56,7 @@ def planned(repeats: int | None) -> dict:
     """Relax benzene or a crystal of copper with nothing known: CPU time a step without the calculator's [ms]."""
     atoms = bulk("Cu", cubic=True).repeat(repeats) if repeats else molecule("C6H6")
     atoms.positions += np.random.default_rng(0).normal(0, 0.05, atoms.positions.shape)
-    atoms.calc = BudgetedCalculator(calculator("emt"))
+    atoms.calc = FixedCellCalculator(calculator("emt"))
     began = time.process_time()
     RLOptimizer(atoms, policy="none", logfile=None).run(0.01, 12)
     spent = time.process_time() - began - atoms.calc.seconds

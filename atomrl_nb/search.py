@@ -238,8 +238,8 @@ def multistart(
     **options,  # of the optimizer
 ) -> Search:  # with the lowest minimum alone
     "Relax random starts, one after the other."
-    total, rng, bond = CountedCalculator(as_calculator(given), budget), np.random.default_rng(seed), bond_of(like, given)
-    watched = _Watched(total, target)
+    watched = _Watched(CountedCalculator(as_calculator(given), budget), target)
+    rng, bond = np.random.default_rng(seed), bond_of(like, given)
     try:
         while True:
             atoms = random_start(like, rng, bond)

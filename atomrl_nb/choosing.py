@@ -79,7 +79,7 @@ def _with_policy(coordinates, calculator, policy, name, maxstep, patience):
 
 # %% ../nbs/03b_choosing.ipynb #3cb00010
 def plan_for(
-    coordinates: Coordinates,  # of what is to be relaxed
+    coordinates: Coordinates,  # of the structure to relax
     calculator: Calculator | None,  # the true one
     policy: str | Path | tuple = "auto",  # "auto", "none", name, run folder, file, or an actor and its card
     surrogate: Calculator | None = None,  # cheaper than the true one

@@ -28,7 +28,7 @@ def usual_trust(maxstep: float=..., patience: int | None=None) -> TrustSettings:
 def plan_for(coordinates: Coordinates, calculator: Calculator | None, policy: str | Path | tuple='auto', surrogate: Calculator | None=None, maxstep: float=..., patience: int | None=None, name: str='') -> Choice:
     """Choose the planner of a structure.
 
-    coordinates: of what is to be relaxed
+    coordinates: of the structure to relax
     calculator: the true one
     policy: "auto", "none", name, run folder, file, or an actor and its card
     surrogate: cheaper than the true one

@@ -121,7 +121,7 @@ def allowed_strains(
     return common(parts)
 
 def _kept(atoms, constraint, strain):
-    "Ask a symmetry what is left of a strain."
+    "Ask a symmetry how much of a strain it leaves."
     stress = full_3x3_to_voigt_6_stress(strain)
     constraint.adjust_stress(atoms, stress)
     return voigt_6_to_full_3x3_stress(stress)

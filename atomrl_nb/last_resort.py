@@ -73,7 +73,7 @@ def best_matrix(
 FALLBACKS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
 
 def last_resort(
-    target: Atoms | Filter,  # what is relaxed
+    target: Atoms | Filter,  # that is relaxed
     coordinates: Coordinates,  # of it
     trust: Trust,  # the state of the relaxation
     now: Evaluation,  # of the step beyond the best point
@@ -91,7 +91,7 @@ def last_resort(
 
 # %% ../nbs/11c_last_resort.ipynb #11c0000d
 def of_filter(
-    target: Atoms | Filter,  # what is relaxed
+    target: Atoms | Filter,  # that is relaxed
     matrix: np.ndarray,  # (n, n) Hessian in the units of `Coordinates`: a strain times `LEVER` is a displacement
 ) -> np.ndarray:  # (n, n) in the units of the target
     "Measure strains as a cell filter does."

@@ -40,7 +40,7 @@ FALLBACKS: dict
 def last_resort(target: Atoms | Filter, coordinates: Coordinates, trust: Trust, now: Evaluation, name: str='auto', maxstep: float=...) -> Optimizer:
     """Begin a classical optimizer with everything that is known by now.
 
-    target: what is relaxed
+    target: that is relaxed
     coordinates: of it
     trust: the state of the relaxation
     now: of the step beyond the best point
@@ -51,7 +51,7 @@ def last_resort(target: Atoms | Filter, coordinates: Coordinates, trust: Trust, 
 def of_filter(target: Atoms | Filter, matrix: np.ndarray) -> np.ndarray:
     """Measure strains as a cell filter does.
 
-    target: what is relaxed
+    target: that is relaxed
     matrix: (n, n) Hessian in the units of `Coordinates`: a strain times `LEVER` is a displacement
     returns: (n, n) in the units of the target
     """

@@ -34,8 +34,8 @@ from .walk import Surrogate, largest
 
 # %% ../nbs/12_optimizer.ipynb #12ca0007
 class Relaxation(Optimizer):
-    "Where the atoms are, and what is known of them."
-    target: Atoms | Filter  # what is relaxed
+    "Where the atoms are, and their evaluations."
+    target: Atoms | Filter  # that is relaxed
     coordinates: Coordinates  # of the target
     planner: Planner | ActorPlanner
     planned_in: str  # what is planned in, and why
@@ -391,7 +391,7 @@ class RLOptimizer(Running):
             restore(self, self.load())
 
     def report(self) -> Report:
-        "Say what the relaxation came to, as far as it has run."
+        "Sum up the relaxation, as far as it has run."
         return report_of(self)
 
 # %% ../nbs/12_optimizer.ipynb #12ca000c

@@ -16,9 +16,9 @@ from .trust import Evaluation, Trust
 __all__ = ['FAILURES', 'SADDLE', 'KICK', 'DOUBTED', 'OTHERWISE', 'ABOVE', 'Relaxation', 'Moving', 'Staged', 'LeavingSaddles', 'Stepping', 'Running', 'RLOptimizer', 'saved', 'restore', 'report_of', 'stress_of', 'RelaxMany']
 
 class Relaxation(Optimizer):
-    """Where the atoms are, and what is known of them.
+    """Where the atoms are, and their evaluations.
 
-    target: what is relaxed
+    target: that is relaxed
     coordinates: of the target
     planned_in: what is planned in, and why
     handed_over: why planning was given up; empty where it was not
@@ -194,7 +194,7 @@ class RLOptimizer(Running):
     def read(self) -> None:
         """Go on with a restart file."""
     def report(self) -> Report:
-        """Say what the relaxation came to, as far as it has run."""
+        """Sum up the relaxation, as far as it has run."""
 
 def saved(opt: RLOptimizer) -> dict:
     """Put the state of a relaxation into plain values."""

@@ -43,11 +43,11 @@ class PlannerSettings:
 
 # %% ../nbs/01k_planner.ipynb #1f400009
 class Bonded:
-    "What is kept of a structure: its bonds, and the springs of the model force field."
+    "The bonds of a structure, and the springs of its model force field."
 
     def __init__(
         self,
-        target: Atoms | Filter | Coordinates,  # what is to be relaxed
+        target: Atoms | Filter | Coordinates,  # to relax
     ):
         self.coordinates = target if isinstance(target, Coordinates) else coordinates_of(target)
         self.atoms = self.coordinates.atoms
@@ -88,7 +88,7 @@ class Planner(Bonded):
 
     def __init__(
         self,
-        target: Atoms | Filter | Coordinates,  # what is to be relaxed
+        target: Atoms | Filter | Coordinates,  # to relax
         surrogate: Known | None = None,  # to plan in, beside the model force field
         settings: PlannerSettings = PlannerSettings(),
         trust: Trust | None = None,  # to go on with
@@ -228,7 +228,7 @@ def propose(
     planner: Planner,  # that has noted an evaluation
     fmax: float,  # target [eV/Å]
 ) -> np.ndarray:  # (n_atoms or n_atoms + 3, 3) coordinates to evaluate next [Å]
-    "Plan, and remember what is expected."
+    "Plan, and remember the expected forces."
     trust, here = planner.trust, planner.here
     planner.find(here.positions)
     first, *others = options(planner, fmax)
@@ -247,7 +247,7 @@ def propose(
 STRAINED = 0.08  # no row of the strain changes by more in one step
 
 def _walked(planner, model, at, forces, fmax):
-    "Walk in the model; where it sees no way down, or knows what is there, take a short step along the forces instead."
+    "Walk in the model; where it sees no way down, or knows the end, take a short step along the forces instead."
     trust, here, correct = planner.trust, planner.here, planner.coordinates.corrected
     soft = here.fmax / trust.settings.soft + 0.02 if trust.settings.soft else np.inf
     solve, radius = inverse(hessian(planner.springs, at)), min(trust.radius, soft)
@@ -321,7 +321,7 @@ def _whole(planner, here):
     "List the moves that change nothing: those of the whole, and those that constraints forbid."
     coordinates = planner.coordinates
     place, moves, size = coordinates.place(here.positions), planner.rigid(here.positions), coordinates.size
-    if not coordinates.loose:  # a cell does not turn, and what is fixed in part does not move as a whole
+    if not coordinates.loose:  # a cell does not turn, and atoms of which some are fixed do not move as a whole
         moves = moves[:, :3] if place.moves is None else moves[:, :0]
     forbidden = np.zeros((size, 0))
     if place.moves is not None: forbidden = _complement(place.moves.toarray(), size)

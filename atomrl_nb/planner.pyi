@@ -35,13 +35,13 @@ class PlannerSettings:
     too_close: float = 0.6
 
 class Bonded:
-    """What is kept of a structure: its bonds, and the springs of the model force field."""
+    """The bonds of a structure, and the springs of its model force field."""
     coordinates: Any
     atoms: Any
     internals: Any
     errors: Any
     def __init__(self, target: Atoms | Filter | Coordinates) -> None:
-        """target: what is to be relaxed"""
+        """target: to relax"""
     def measure(self, x: np.ndarray) -> Measured:
         """Compute the internal coordinates."""
     def find(self, x: np.ndarray) -> None:
@@ -68,7 +68,7 @@ class Planner(Bonded):
     rigid_noise: Any
     at_noise: str
     def __init__(self, target: Atoms | Filter | Coordinates, surrogate: Known | None=None, settings: PlannerSettings=..., trust: Trust | None=None) -> None:
-        """target: what is to be relaxed
+        """target: to relax
         surrogate: to plan in, beside the model force field
         trust: to go on with
         """
@@ -130,7 +130,7 @@ def settles(planner: Planner, model: Known, at: Measured, fmax: float) -> str:
     """
 
 def propose(planner: Planner, fmax: float) -> np.ndarray:
-    """Plan, and remember what is expected.
+    """Plan, and remember the expected forces.
 
     planner: that has noted an evaluation
     fmax: target [eV/Å]

@@ -63,7 +63,7 @@ def disagreement(
 # %% ../nbs/01j_trust.ipynb #1f30000c
 @dataclass(frozen=True)
 class TrustSettings:
-    "What is believed how far."
+    "How far a plan is believed."
     first: float = 0.33  # trust radius of the first move [Å]
     widest: float = 0.8  # and of any [Å]
     least: float = 0.01  # [Å]
@@ -120,7 +120,7 @@ def refuses(
     old: Evaluation,  # at the anchor
     new: Evaluation,  # after the move
 ) -> bool:
-    "Tell whether a move went wrong."
+    "Tell whether a move is refused."
     rise = new.energy - old.energy if np.isfinite(new.energy - old.energy) else 0.0
     if trust.meaningless: return rise > trust.slack and new.fmax > old.fmax
     before = max(old.fmax, 4 * trust.force_noise)

@@ -47,7 +47,7 @@ def disagreement(old: Evaluation, new: Evaluation) -> float | None:
 
 @dataclass(frozen=True)
 class TrustSettings:
-    """What is believed how far.
+    """How far a plan is believed.
 
     first: trust radius of the first move [Å]
     widest: and of any [Å]
@@ -133,7 +133,7 @@ class Trust:
         """
 
 def refuses(trust: Trust, old: Evaluation, new: Evaluation) -> bool:
-    """Tell whether a move went wrong.
+    """Tell whether a move is refused.
 
     trust: the state before the move
     old: at the anchor

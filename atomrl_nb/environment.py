@@ -240,7 +240,7 @@ def ask(
         if not (np.isfinite(forces).all() and math.isfinite(energy)):
             raise ValueError("forces or energy are not finite")
     except Exception as error:  # whatever a calculator raises
-        raise self.failure(f"{type(error).__name__}: {error}") from error
+        raise self.failure(atoms, f"{type(error).__name__}: {error}") from error
     finally: atoms.calc = None
     self.in_a_row = 0
     return Evaluation(forces, energy)
@@ -248,12 +248,13 @@ def ask(
 @patch
 def failure(
     self: Environment,
+    atoms: Atoms,  # that it failed on
     reason: str,  # what the calculator said
 ) -> Exception:  # to raise
     "Count and log a failed evaluation."
     begin_afresh(self.calculator)
     self.failed, self.in_a_row = self.failed + 1, self.in_a_row + 1
-    said = f"no forces for {self.atoms.info.get('source', 'a structure')} after {self.steps} steps ({reason})"
+    said = f"no forces for {atoms.info.get('source', 'a structure')} ({reason})"
     if self.in_a_row >= MOST_FAILURES:
         return CalculatorBroken(f"The calculator failed {self.in_a_row} times in a row; the last time: {said}.")
     log.warning("The calculator failed: %s.", said)
@@ -311,12 +312,14 @@ def reset(
     seed: int | None = None,  # of the environment's random numbers; None: they go on
     options: dict | None = None,  # may hold `atoms`, a start to take as it is
 ) -> Start:
-    "Start an episode."
+    "Start an episode; where the calculator fails on the start, the former episode stays as it ended."
     gymnasium.Env.reset(self, seed=seed)
-    given, self.steps, self.index, self.a_back = (options or {}).get("atoms"), 0, None, 0.0
+    given, before = (options or {}).get("atoms"), self.index
     for _ in range(100):
-        self.atoms = given.copy() if given is not None else self.draw()
-        self.evaluate()
+        atoms = given.copy() if given is not None else self.draw()
+        index, self.index = None if given is not None else self.index, before
+        self.forces, self.energy = self.ask(atoms)
+        self.atoms, self.index, self.steps, self.a_back = atoms, index, 0, 0.0
         self.prev_displacement, self.prev_forces = np.zeros_like(self.forces), self.forces
         if given is not None or self.fmax > self.settings.fmax: return Start(self.observe(), self.info())
     raise InputError("100 random starts were all relaxed already: raise `perturb` or lower `fmax`.")

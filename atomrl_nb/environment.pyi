@@ -174,9 +174,10 @@ class Environment(gymnasium.Env):
 
         atoms: to evaluate
         """
-    def failure(self, reason: str) -> Exception:
+    def failure(self, atoms: Atoms, reason: str) -> Exception:
         """Count and log a failed evaluation.
 
+        atoms: that it failed on
         reason: what the calculator said
         returns: to raise
         """
@@ -192,7 +193,7 @@ class Environment(gymnasium.Env):
     def draw(self) -> Atoms:
         """Displace one of the structures at random; `index` tells which."""
     def reset(self, *, seed: int | None=None, options: dict | None=None) -> Start:
-        """Start an episode.
+        """Start an episode; where the calculator fails on the start, the former episode stays as it ended.
 
         seed: of the environment's random numbers; None: they go on
         options: may hold `atoms`, a start to take as it is

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from atomrl_nb.checkpoints import Table, checkpoints, latest_t_total, read_state
 from atomrl_nb.cli import train_main
 from atomrl_nb.diagnostics import plot_results, read_table
-from atomrl_nb.environment import CalculatorBroken
+from atomrl_nb.environment import CalculatorBroken, Environment, EvaluationFailed
 from atomrl_nb.expert import ExpertSettings
 from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
 from atomrl_nb.learned import shipped_policies
-from atomrl_nb.structures import InputError
+from atomrl_nb.structures import InputError, load
 from atomrl_nb.settings import Settings
 from atomrl_nb.learner import loop_state
 from atomrl_nb.evaluation import scores
@@ -421,3 +421,16 @@ def test_a_later_evaluation_is_offered_only_where_it_is_no_worse(tmp_path, spoil
     assert list(found) == [20, 40] and (found[40] > found[20]) == (spoilt_at == 24)
     actor, card = load_policy(run / "policy.safetensors")
     assert card["t_total"] == offered and any(p.any() for p in actor.parameters())
+
+
+def test_a_start_that_the_calculator_fails_on_is_not_there_half():
+    """The former episode stays as it ended, of its own size, and can be saved."""
+    flaky()
+    env = Environment(load("alloys4", "cu-vacancy"), Flaky(), seed=0)
+    env.reset()
+    before = env.atoms.copy(), env.forces.copy(), env.index
+    Flaky.broken_from = 0
+    for _ in range(6):  # some of them of the other size
+        with pytest.raises(EvaluationFailed): env.reset()
+        assert env.atoms == before[0] and (env.forces == before[1]).all() and env.index == before[2]
+    assert len(env.state()[0]["positions"]) == len(env.state()[0]["forces"])

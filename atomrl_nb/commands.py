@@ -41,6 +41,12 @@ def run_command(
             return 130
 
 # %% ../nbs/13d_commands.ipynb #13d00009
+def _as_ctrl_c(*_):
+    "Do what Ctrl-C would do; a shell's background job, for which that is ignored, ends too."
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler): raise KeyboardInterrupt
+    handler(signal.SIGINT, None)
+
 def _prepare(leave: ExitStack, quiet: bool):
     "Set up the process for a command, and note how to leave it as it was."
     log, shown = logging.getLogger("atomrl_nb"), logging.StreamHandler(sys.stderr)
@@ -52,7 +58,7 @@ def _prepare(leave: ExitStack, quiet: bool):
     leave.callback(sys.path.__setitem__, slice(None), list(sys.path))
     sys.path.insert(0, os.getcwd())  # so that `--calculator my_module:make` finds a file beside the data
     if threading.current_thread() is threading.main_thread():  # others may not ask for signals
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        before = signal.signal(signal.SIGTERM, _as_ctrl_c)
         leave.callback(signal.signal, signal.SIGTERM, before)
 
 # %% ../nbs/13d_commands.ipynb #13d0000c

@@ -190,17 +190,21 @@ class Slow(EMT):
         super().calculate(atoms, *args, **kwargs)
 
 
-def test_a_queue_that_ends_a_command_loses_nothing_that_is_done(files):
+@pytest.mark.parametrize("background", [False, True])
+def test_a_queue_that_ends_a_command_loses_nothing_that_is_done(files, background):
+    """Also as a shell's background job, for which Ctrl-C is ignored."""
+    ignore = (lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if background else None
     code = "import sys; from atomrl_nb.cli import relax_main; sys.exit(relax_main())"
     argv = ["alloys4-heldout", "--calculator", f"{__name__}:Slow", "--out", "o.extxyz", "--json", "o.json",
             "--trajectory", "o.traj", "--perturb", "0.3"]
     places = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     process = subprocess.Popen([sys.executable, "-c", code, *argv], cwd=files, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {"PYTHONPATH": places})
+                               env=os.environ | {"PYTHONPATH": places}, preexec_fn=ignore)
     end = time.monotonic() + 120
     while not (files / "asked").exists() and process.poll() is None and time.monotonic() < end: time.sleep(0.05)
     process.terminate()
-    said = process.communicate(timeout=60)[1]
+    try: said = process.communicate(timeout=30)[1]
+    finally: process.kill()
     assert process.returncode == 130 and "interrupted" in said
     assert len(read(files / "o.extxyz", ":")) == len(json.loads((files / "o.json").read_text())) == 1
     assert len(read(files / "o.traj", ":")) >= 2
@@ -284,7 +288,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on(files, capsys):
         time.sleep(0.1)
         if (run / "episodes.csv").exists() and (run / "episodes.csv").stat().st_size > 2000: break
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    try: said = process.communicate(timeout=30)[1]
+    finally: process.kill()
     assert process.returncode == 130 and "Traceback" not in said and f"--resume {run}" in said
     done = int((run / "checkpoints" / "latest").read_text().removeprefix("step_"))
     assert 0 < done < 100_000

@@ -49,7 +49,8 @@ def _ase_list(x, cell, pbc, cutoff, quantities, full_list):
     "Find the pairs with ASE, whose grid is bounded."
     found = dict(zip("ijSDd", primitive_neighbor_list("ijSDd", pbc, cell, x, float(cutoff))))
     once = found["i"] < found["j"]
-    once |= (found["i"] == found["j"]) & (found["S"] @ (1e6, 1e3, 1) > 0)  # images of an atom: one of the two directions
+    # images of an atom: one of the two directions
+    once |= (found["i"] == found["j"]) & (found["S"] @ (1e6, 1e3, 1) > 0)
     return [found[name] if full_list else found[name][once] for name in quantities]
 
 # %% ../nbs/0_neighbours.ipynb #ac27d8c0

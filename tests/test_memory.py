@@ -392,15 +392,15 @@ def test_training_reaches_every_setting(small, changes):
 
 
 def test_sampling_is_faster_than_lists():
-    """Four times on a quiet machine (`nbs/benchmark/memory_speed.json`); three here, whatever else is going on."""
+    """Three times on a quiet machine (`nbs/benchmark/memory_speed.json`); two here, whatever else is going on."""
     times = tool("memory_speed").measure(seconds=1.5)
-    assert times["list"] > 3 * times["memory"], times
+    assert times["list"] > 2 * times["memory"], times
 
 
 def test_sampling_is_faster_than_pytorch_geometric():
     pytest.importorskip("torch_geometric")
     times = tool("memory_speed").measure(seconds=2.0, geometric=True)
-    assert times["geometric"] > 12 * times["memory"], times
+    assert times["geometric"] > 10 * times["memory"], times
 
 
 def test_the_measurement_of_speed_in_its_quick_form():

@@ -1,4 +1,4 @@
-"""Measure sampling from the replay memory against collating lists of transitions, on one thread; write `nbs/benchmark/memory_speed.json`."""
+"""Measure sampling from the memory against collating lists of transitions; write `nbs/benchmark/memory_speed.json`."""
 import argparse
 import json
 import platform
@@ -13,7 +13,8 @@ from atomrl_nb.graphs import AtomGraph, with_pairs
 from atomrl_nb.memory import Batch, ReplayMemory
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import calculator, load, perturb
-from atomrl_nb.training import Settings, Trainer
+from atomrl_nb.settings import Settings
+from atomrl_nb.learner import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 UNCHANGED = ("numbers", "cell", "pbc", "fixed")

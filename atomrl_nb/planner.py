@@ -282,7 +282,7 @@ def _say(planner, first, others):
 
 # %% ../nbs/01k_planner.ipynb #1f400041
 MOST_CURVATURE = 600  # coordinates: beyond, no curvature is looked for
-STIFF = 50.0  # eV/Å²: added to moves of the whole
+STIFF = 50.0  # eV/Å²: the metric of moves of the whole; their curvature is ten times that, so it is never the lowest
 
 class Curvature(NamedTuple):
     "The lowest curvature at a place."
@@ -305,7 +305,7 @@ def lowest_curvature(
     def forces(x): return model.energy_forces(planner.measure(here.positions + x.reshape(-1, 3)))[1]
     def times(v):  # the Hessian of the model, stiff for moves of the whole
         size = step / max(np.abs(v).max(), 1e-12)
-        return (forces(-size * v) - forces(size * v)) / (2 * size) + STIFF * whole @ (whole.T @ v)
+        return (forces(-size * v) - forces(size * v)) / (2 * size) + 10 * STIFF * whole @ (whole.T @ v)
     def unmetric(w): return solve_triangular(lower, w, lower=True, trans="T")
     def scaled(w): return solve_triangular(lower, times(unmetric(np.ravel(w))), lower=True)
 

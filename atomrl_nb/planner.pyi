@@ -138,7 +138,7 @@ def propose(planner: Planner, fmax: float) -> np.ndarray:
     """
 STRAINED: float  # no row of the strain changes by more in one step
 MOST_CURVATURE: int  # coordinates: beyond, no curvature is looked for
-STIFF: float  # eV/Å²: added to moves of the whole
+STIFF: float  # eV/Å²: the metric of moves of the whole; their curvature is ten times that, so it is never the lowest
 
 class Curvature(NamedTuple):
     """The lowest curvature at a place.

@@ -9,6 +9,7 @@ from ase.calculators.emt import EMT
 
 from atomrl_nb.comparing import summary
 from atomrl_nb.optimizer import RLOptimizer
+from atomrl_nb.planner import STIFF
 from atomrl_nb.report import Report, close_pairs, warnings_of
 
 
@@ -77,3 +78,15 @@ def test_a_hand_over_is_named_in_log_and_report(monkeypatch):
     assert report.handed_over == reason and report.refused == 5
     assert f"handed over to a classical optimizer, because {reason}" in str(report)
     assert report.converged and report.force_evaluations == len(opt.trust.history)
+
+
+def test_the_lowest_curvature_is_of_atoms_not_of_moves_of_the_whole():
+    """EMT's own is 7.4 eV/Å² (from differences of its forces); 50 eV/Å² would be that of a shift of all atoms."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = EMT()
+    opt = RLOptimizer(atoms, policy="none", logfile=None)
+    assert opt.run(0.01, 60)
+    assert 4 < opt.report().lowest_curvature < 20 < STIFF
+    shift = opt.curvature().direction.sum(0)
+    assert np.abs(shift).max() < 0.1

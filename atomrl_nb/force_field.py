@@ -17,6 +17,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix, diags_array, identity
 from scipy.sparse.linalg import cg
 
+from .coordinates import EnergyForces
 from .internals import KINDS, Internals, Measured, wrapped
 
 # %% ../nbs/01g_force_field.ipynb #1ff00007
@@ -228,14 +229,14 @@ class ForceField:
     def energy_forces(
         self,
         at: Measured,
-    ) -> tuple[float, np.ndarray]:  # energy [eV], forces (3 n_atoms,) [eV/Å]
+    ) -> EnergyForces:
         "Compute energy and forces."
         d, n = self.strain(at), self.internals.starts[1]
         decay = np.exp(np.minimum(-MORSE * d[:n], 3))
         w = np.append((1 - decay) / MORSE, d[n:])
         pull = self.stiffness @ w
         slope = np.append(pull[:n] * decay, pull[n:])
-        return float(w @ pull) / 2, -(at.slopes.T @ slope)
+        return EnergyForces(float(w @ pull) / 2, -(at.slopes.T @ slope))
 
     def strain(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
+from .coordinates import EnergyForces
 from .internals import Internals, Measured
 __all__ = ['CONSTANTS', 'COUPLED', 'UNITS', 'STIFFEST', 'METALS', 'MORSE', 'FARTHEST', 'RIDGE', 'MOST_DENSE', 'Surroundings', 'spring_constants', 'bond_rows', 'couplings', 'ForceField', 'force_field', 'hessian', 'inverse', 'anchored']
 CONSTANTS: dict[str, dict[str, float]]
@@ -73,11 +74,8 @@ class ForceField:
     rest: np.ndarray
     kept: np.ndarray
     name: ClassVar[str]
-    def energy_forces(self, at: Measured) -> tuple[float, np.ndarray]:
-        """Compute energy and forces.
-
-        returns: energy [eV], forces (3 n_atoms,) [eV/Å]
-        """
+    def energy_forces(self, at: Measured) -> EnergyForces:
+        """Compute energy and forces."""
     def strain(self, at: Measured) -> np.ndarray:
         """Compare with the positions at rest.
 

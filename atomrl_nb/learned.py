@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from .constraints import candidate_pairs, covalent_r0, pair_r0
-from .coordinates import Coordinates, Place
+from .coordinates import Coordinates, EnergyForces, Place
 from .force_field import ForceField, anchored, force_field
 from .graphs import AtomGraph, environment_features
 from .hessian import capped
@@ -237,7 +237,7 @@ class LearnedEnergy:
         unknown = np.repeat(~self.part, 3)
         kept = (np.abs(at.slopes[:, :len(unknown)]) @ unknown.astype(float) > 0).astype(float)
         rest = force_field(springs.internals, springs.numbers, at, pairs=springs.pairs, kept=kept)
-        return Beside(self.name, self, anchored(rest, at, forces - self.energy_forces(at)[1]))
+        return Beside(self.name, self, anchored(rest, at, forces - self.energy_forces(at).forces))
 
     @torch.no_grad()
     def look(
@@ -257,7 +257,7 @@ class LearnedEnergy:
     def energy_forces(
         self,
         at: Measured,
-    ) -> tuple[float, np.ndarray]:  # energy [eV], forces (n,) [eV/Å]
+    ) -> EnergyForces:
         "Compute energy and forces of the part."
         place, first, stretch, before = at.place, self.first, None, self.first.positions
         if place.stretch is not None:
@@ -267,9 +267,9 @@ class LearnedEnergy:
         moved = Moved(self.local, shift, None if stretch is None else torch.as_tensor(stretch))
         energy, forces = float(moved.energy()), np.zeros_like(place.positions)
         forces[self.part] = moved.forces().numpy()
-        if stretch is None: return energy, place.pull(forces)
+        if stretch is None: return EnergyForces(energy, place.pull(forces))
         work = place.coordinates.pressure * place.volume
-        return energy + work, place.pull(forces, moved.virial().numpy() - work * np.eye(3))
+        return EnergyForces(energy + work, place.pull(forces, moved.virial().numpy() - work * np.eye(3)))
 
 # %% ../nbs/03a_learned.ipynb #3aa00028
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ class Beside:
     def energy_forces(
         self,
         at: Measured,
-    ) -> tuple[float, np.ndarray]:  # energy [eV], forces (n,) [eV/Å]
+    ) -> EnergyForces:
         "Add them up."
         (energy, forces), (more, pull) = self.learned.energy_forces(at), self.springs.energy_forces(at)
-        return energy + more, forces + pull
+        return EnergyForces(energy + more, forces + pull)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from .coordinates import Coordinates, Place
+from .coordinates import Coordinates, EnergyForces, Place
 from .force_field import ForceField
 from .graphs import AtomGraph
 from .internals import Measured
@@ -154,11 +154,8 @@ class LearnedEnergy:
         place: positions and cell
         forces: (n,) true ones there [eV/Å]
         """
-    def energy_forces(self, at: Measured) -> tuple[float, np.ndarray]:
-        """Compute energy and forces of the part.
-
-        returns: energy [eV], forces (n,) [eV/Å]
-        """
+    def energy_forces(self, at: Measured) -> EnergyForces:
+        """Compute energy and forces of the part."""
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -203,8 +200,5 @@ class Beside:
     name: str
     learned: LearnedEnergy
     springs: ForceField
-    def energy_forces(self, at: Measured) -> tuple[float, np.ndarray]:
-        """Add them up.
-
-        returns: energy [eV], forces (n,) [eV/Å]
-        """
+    def energy_forces(self, at: Measured) -> EnergyForces:
+        """Add them up."""

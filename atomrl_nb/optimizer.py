@@ -22,7 +22,7 @@ from ase.optimize.optimize import OptimizableAtoms, Optimizer
 from ase.units import GPa
 
 from .choosing import SPRINGS, plan_for, usual_trust
-from .coordinates import Coordinates, coordinates_of, unknown_constraints
+from .coordinates import Coordinates, EnergyForces, coordinates_of, unknown_constraints
 from .expert import fake_step
 from .last_resort import FALLBACKS, best_matrix, last_resort
 from .learned import ActorPlanner, LearnedEnergy, find_policy, propose_moves
@@ -404,7 +404,7 @@ def saved(opt: RLOptimizer) -> dict:
     surrogate, answers = getattr(opt.planner, "surrogate", None), None
     if surrogate is not None:
         said = [getattr(surrogate, "seen", {}).get(e.positions.tobytes()) for e in opt.trust.history]
-        answers = [answer and (answer[0], answer[1]) for answer in said]
+        answers = [answer and (answer.energy, answer.forces) for answer in said]
     return dict(structure=_identity(opt.coordinates.atoms), trust=asdict(opt.trust), surrogate=answers,
                 actor=isinstance(opt.planner, ActorPlanner), planned_in=opt.planned_in, handed_over=opt.handed_over)
 
@@ -441,7 +441,7 @@ def restore(opt: RLOptimizer, state: dict):
     if state["surrogate"] is None: opt.planner.surrogate = None
     elif isinstance(opt.planner.surrogate, Surrogate):
         said = zip(trust.history, state["surrogate"])
-        opt.planner.surrogate.seen = {e.positions.tobytes(): (answer[0], np.array(answer[1]))
+        opt.planner.surrogate.seen = {e.positions.tobytes(): EnergyForces(answer[0], np.array(answer[1]))
                                       for e, answer in said if answer}
 
 # %% ../nbs/12_optimizer.ipynb #12ca0031

@@ -157,7 +157,7 @@ def options(
     forces = np.stack([planner.driving(trust.history[k]) for k in chosen])
     found = []
     for offered, errors in zip(_offered(planner, points[0], forces[0]), candidates):
-        wrong = forces - np.stack([offered.energy_forces(at)[1] for at in points])
+        wrong = forces - np.stack([offered.energy_forces(at).forces for at in points])
         learnt = _learnt(planner, chosen, points, wrong, replace(errors, noise=min(errors.noise, 0.03 * fmax)))
         trusted = offered is not planner.springs and first_error(planner) < s.refuted
         found.append(Option(offered, learnt, learnt.evidence + s.credit * trusted))
@@ -184,7 +184,7 @@ def first_error(
 ) -> float:  # share of the forces
     "Tell how wrong the surrogate was at the first evaluation; 1 where it has relaxed there before."
     first = planner.trust.history[0]
-    forecast = planner.surrogate.energy_forces(planner.measure(first.positions))[1]
+    forecast = planner.surrogate.energy_forces(planner.measure(first.positions)).forces
     return float(np.linalg.norm(first.forces.ravel() - forecast) / max(np.linalg.norm(first.forces), 1e-12))
 
 # %% ../nbs/01k_planner.ipynb #4b010006
@@ -218,7 +218,7 @@ def settles(
     fmax: float,  # target [eV/Å]
 ) -> str:  # empty where the forces can still fall
     "Say that nothing is to be gained any more, where the forces are noise."
-    noise, expected = planner.trust.force_noise, largest(model.energy_forces(at)[1])
+    noise, expected = planner.trust.force_noise, largest(model.energy_forces(at).forces)
     if LUCK * noise <= fmax or expected > max(fmax, noise / 2): return ""
     uncertain = f"each component is uncertain by {noise:.3g} eV/Å"
     return f"the forces are at the noise: {uncertain}, and no force larger than {expected:.3g} eV/Å is expected"
@@ -302,7 +302,7 @@ def lowest_curvature(
     metric = hessian(planner.springs, at).toarray() + RIDGE * np.eye(n)
     lower = np.linalg.cholesky(metric + STIFF * whole @ whole.T)
 
-    def forces(x): return model.energy_forces(planner.measure(here.positions + x.reshape(-1, 3)))[1]
+    def forces(x): return model.energy_forces(planner.measure(here.positions + x.reshape(-1, 3))).forces
     def times(v):  # the Hessian of the model, stiff for moves of the whole
         size = step / max(np.abs(v).max(), 1e-12)
         return (forces(-size * v) - forces(size * v)) / (2 * size) + 10 * STIFF * whole @ (whole.T @ v)

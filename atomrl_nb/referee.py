@@ -244,7 +244,7 @@ def second_derivatives(
     def forces(y):
         "Ask at displaced coordinates."
         place = coordinates.place(y.reshape(-1, 3))
-        return known.energy_forces(Measured(internals, place))[1]
+        return known.energy_forces(Measured(internals, place)).forces
     rows = [(forces(x.ravel() - step * e) - forces(x.ravel() + step * e)) / (2 * step) for e in np.eye(x.size)]
     w, v = np.linalg.eigh((np.array(rows) + np.array(rows).T) / 2)
     return (v * np.maximum(np.abs(w), 1.0)) @ v.T

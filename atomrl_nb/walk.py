@@ -56,7 +56,7 @@ class Surrogate:
             self.atoms.positions = at.place.positions
             self.calls += 1
             self.seen[key] = asked(self.atoms, at.place)
-        return EnergyForces(*self.seen[key])
+        return self.seen[key]
 
 # %% ../nbs/01i_walk.ipynb #1f20000b
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def exact_at(
 ) -> Model:
     "Make a model that has the true forces at the anchor."
     if forces is None: return Model(known, learnt, at.x, np.zeros(at.x.size))
-    return Model(known, learnt, at.x, forces - known.energy_forces(at)[1] - learnt.energy_forces(at)[1])
+    return Model(known, learnt, at.x, forces - known.energy_forces(at).forces - learnt.energy_forces(at).forces)
 
 # %% ../nbs/01i_walk.ipynb #1f20000d
 @dataclass(frozen=True)

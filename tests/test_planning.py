@@ -12,7 +12,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 
-from atomrl_nb.coordinates import coordinates_of
+from atomrl_nb.coordinates import EnergyForces, coordinates_of
 from atomrl_nb.error_model import ErrorModel, ErrorSettings, covariance, fit, fit_linear, log_evidence
 from atomrl_nb.force_field import anchored, force_field, hessian
 from atomrl_nb.internals import Measured, find_internals
@@ -121,9 +121,9 @@ def test_the_force_field_pulls_as_the_true_forces_do():
     measure = lambda x: Measured(internals, coordinates_of(atoms).place(x))
     atoms.rattle(0.05, seed=1)
     truth = force_field(internals, atoms.numbers, measure(molecule("CH3CONH2").positions))
-    forces = truth.energy_forces(measure(atoms.positions))[1]
+    forces = truth.energy_forces(measure(atoms.positions)).forces
     field = anchored(force_field(internals, atoms.numbers, measure(atoms.positions)), measure(atoms.positions), forces)
-    assert largest(field.energy_forces(measure(atoms.positions))[1] - forces) < 0.3 * largest(forces)
+    assert largest(field.energy_forces(measure(atoms.positions)).forces - forces) < 0.3 * largest(forces)
 
 
 def test_bonds_that_form_are_found_on_the_way():
@@ -152,7 +152,7 @@ def test_the_process_is_exact_where_it_has_been(process):
         for x in points: model.add(measure(x))
         fitted = fit(model, [0, 1, 2], errors)
     for x, error in zip(points, errors):
-        assert largest(fitted.energy_forces(measure(x))[1] - error) < 0.02 * largest(error)
+        assert largest(fitted.energy_forces(measure(x)).forces - error) < 0.02 * largest(error)
 
 
 def test_large_structures_take_the_linear_process_and_little_time():
@@ -436,7 +436,7 @@ class Valley:
     name = "a valley"
 
     def energy_forces(self, x):
-        return float((x**2).sum()) / 2, -x.ravel()
+        return EnergyForces(float((x**2).sum()) / 2, -x.ravel())
 
 
 @pytest.mark.parametrize("radius", [0.3, np.array([0.1, 0.5]), 10.0])
@@ -451,7 +451,7 @@ def test_a_walk_ends_within_its_radius(radius):
 def test_a_walk_does_not_go_uphill():
     """Where the forces lie, it stays."""
     class Uphill(Valley):
-        def energy_forces(self, x): return super().energy_forces(x)[0], x.ravel()
+        def energy_forces(self, x): return super().energy_forces(x)._replace(forces=x.ravel())
 
     start = np.ones((2, 3))
     end = walk(Uphill(), lambda x: x, start, lambda f: f, 1.0, 0.01)
@@ -566,7 +566,7 @@ def test_clean_forces_speak_against_noise_and_noisy_ones_for_it():
         planner, chosen = learned(noise), [3, 0, 1, 2]
         options(planner, 0.01)
         seen = [planner.trust.history[k] for k in chosen]
-        springs = [planner.springs.energy_forces(planner.measure(e.positions))[1] for e in seen]
+        springs = [planner.springs.energy_forces(planner.measure(e.positions)).forces for e in seen]
         wrong = np.stack([e.forces.ravel() - pull for e, pull in zip(seen, springs)])
         assert fit(planner.errors, chosen, wrong, doubtful=True).noise == found
         assert fit(planner.errors, chosen, wrong).noise == 3e-4
@@ -588,7 +588,7 @@ def test_alike_bonds_learn_from_one_another():
     errors = np.zeros((2, 3, 3))
     errors[1, 1] = -2.0 * along(water(1), 1)  # eV/Å
     errors[1, 0] = -errors[1, 1]
-    expected = fit(model, [0, 1], errors.reshape(2, 9)).energy_forces(measure(water(2)))[1].reshape(3, 3)
+    expected = fit(model, [0, 1], errors.reshape(2, 9)).energy_forces(measure(water(2))).forces.reshape(3, 3)
     assert -2.0 < expected[2] @ along(water(2), 2) < -1.0
 
 

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import numpy as np
 
 from atomrl_nb import force_field, planner, trust
+from atomrl_nb.coordinates import EnergyForces
 from atomrl_nb.error_model import ErrorSettings
 from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.planner import PlannerSettings
@@ -45,7 +46,7 @@ def without(arm):
     """Take a piece out; yield the settings of the planner."""
     settings, patches = PlannerSettings(), []
     if arm == "no springs":
-        nothing = lambda self, at: (0.0, np.zeros(at.x.size))
+        nothing = lambda self, at: EnergyForces(0.0, np.zeros(at.x.size))
         patches.append(patch.object(force_field.ForceField, "energy_forces", nothing))
     if arm == "no couplings":
         patches.append(patch.dict(force_field.COUPLED, {name: 0.0 for name in force_field.COUPLED}))

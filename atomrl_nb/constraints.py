@@ -163,7 +163,7 @@ def _all_pairs(graph, move, r0, dual, wanted):
 class Correction:
     "What the minimum distance leaves of a move."
     displacement: torch.Tensor  # (n_atoms, 3) the move that is allowed [Å]
-    a_back: torch.Tensor  # share of the move that was reverted, 0 to 1: (n_graphs,), or (n_atoms,) in mode "atom"
+    a_back: torch.Tensor  # share of the move that was rejected, 0 to 1: (n_graphs,), or (n_atoms,) in mode "atom"
     pairs: torch.Tensor  # (2, n_pairs) atoms that would have come too close
 
 def _relative(displacement, index):
@@ -241,10 +241,10 @@ def deviation(
 CORRECTION_FORMS = {"severe": lambda a: a / (1.1 - a), "linear": lambda a: a}
 
 def correction_reward(
-    a_back: float,  # share of the move that was reverted, 0 to 1
+    a_back: float,  # share of the move that was rejected, 0 to 1
     weight: float = 0.5,  # w
     form: str = "severe",  # one of `CORRECTION_FORMS`
 ) -> float:  # at most 0
-    "Punish a move for the share of it that was reverted."
+    "Punish a move for the share of it that was rejected."
     punishment = CORRECTION_FORMS[check_name(form, CORRECTION_FORMS, "correction form")]
     return -weight * punishment(a_back)

@@ -88,7 +88,7 @@ class Correction:
     """What the minimum distance leaves of a move.
 
     displacement: (n_atoms, 3) the move that is allowed [Å]
-    a_back: share of the move that was reverted, 0 to 1: (n_graphs,), or (n_atoms,) in mode "atom"
+    a_back: share of the move that was rejected, 0 to 1: (n_graphs,), or (n_atoms,) in mode "atom"
     pairs: (2, n_pairs) atoms that would have come too close
     """
     displacement: torch.Tensor
@@ -118,9 +118,9 @@ def deviation(graph: AtomGraph, displacement_pred: torch.Tensor, r0: float | tor
 CORRECTION_FORMS: dict
 
 def correction_reward(a_back: float, weight: float=0.5, form: str='severe') -> float:
-    """Punish a move for the share of it that was reverted.
+    """Punish a move for the share of it that was rejected.
 
-    a_back: share of the move that was reverted, 0 to 1
+    a_back: share of the move that was rejected, 0 to 1
     weight: w
     form: one of `CORRECTION_FORMS`
     returns: at most 0

@@ -160,7 +160,7 @@ def environment_features(
     atoms: Atoms,  # structure; no calculator is needed
     budget_used: float,  # steps taken over the steps allowed
     fmax: float,  # target [eV/Å]
-    a_back: float,  # share of the last move that was reverted
+    a_back: float,  # share of the last move that was rejected
     r0: float | torch.Tensor,  # smallest allowed distance [Å], or a table by atomic numbers
 ) -> np.ndarray:  # (n_features,)
     "Gather named invariants of a structure and its episode."

@@ -123,7 +123,7 @@ def environment_features(names: tuple, atoms: Atoms, budget_used: float, fmax: f
     atoms: structure; no calculator is needed
     budget_used: steps taken over the steps allowed
     fmax: target [eV/Å]
-    a_back: share of the last move that was reverted
+    a_back: share of the last move that was rejected
     r0: smallest allowed distance [Å], or a table by atomic numbers
     returns: (n_features,)
     """

@@ -119,7 +119,7 @@ class ActorPlanner:
     card: dict
     atoms: Atoms  # elements, cell and constraints
     trust: Trust
-    a_back: float = 0.0  # share of the last move that was reverted, because atoms came too close
+    a_back: float = 0.0  # share of the last move that was rejected, because atoms came too close
 
     def note(
         self,
@@ -188,7 +188,7 @@ def smallest_allowed(
 class Shortened(NamedTuple):
     "Moves that bring no pair too close."
     moves: torch.Tensor  # (n_atoms, 3) [Å]
-    a_back: torch.Tensor  # (n_graphs,) share of each structure's move that was reverted
+    a_back: torch.Tensor  # (n_graphs,) share of each structure's move that was rejected
 
 # %% ../nbs/03a_learned.ipynb #3a0a0002
 def kept_apart(

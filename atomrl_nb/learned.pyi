@@ -64,7 +64,7 @@ class ActorPlanner:
     """Plan one relaxation with an actor that proposes displacements and knows all its elements.
 
     atoms: elements, cell and constraints
-    a_back: share of the last move that was reverted, because atoms came too close
+    a_back: share of the last move that was rejected, because atoms came too close
     """
     actor: Actor
     card: dict
@@ -114,7 +114,7 @@ class Shortened(NamedTuple):
     """Moves that bring no pair too close.
 
     moves: (n_atoms, 3) [Å]
-    a_back: (n_graphs,) share of each structure's move that was reverted
+    a_back: (n_graphs,) share of each structure's move that was rejected
     """
     moves: torch.Tensor
     a_back: torch.Tensor

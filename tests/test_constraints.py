@@ -209,7 +209,7 @@ def test_an_unknown_mode_is_refused():
 def test_steps_of_the_original_environment(alfe):
     """The stored steps: same move, forces and reward.
 
-    In four of them the original wrapped an atom into the cell before it took part of the move back, and so put the atom
+    In four of them the original wrapped an atom into the cell before it rejected part of the move, and so put the atom
     a part of a lattice vector away: its known fault, which ours must not repeat.
     """
     calc = calculator("eam:" + ",".join(str(alfe / name) for name in ("AlFe.fs", "Al.eam.alloy", "Fe.eam.fs")))

@@ -60,7 +60,7 @@ def test_the_target_takes_the_smaller_critic_and_is_smoothed(trainer):
     assert (agent.q_target(batch) - expected).abs().max() > 0
 
 
-def test_the_reward_counts_what_was_taken_back():
+def test_the_reward_counts_what_was_rejected():
     env = Environment(load("cuau4"), calculator("emt"), seed=0)
     env.reset(seed=2)
     crash, before = np.zeros((4, 3)), force_norm(env.forces)

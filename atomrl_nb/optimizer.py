@@ -555,14 +555,14 @@ class RelaxMany:
 
     def proposals(self) -> list:  # of (number, positions)
         "Ask all planners, those of one policy together."
-        groups, found = {}, {}
-        for k, opt in self.going.items():
-            if opt.handed_over: continue
-            shared = isinstance(opt.planner, ActorPlanner)
-            groups.setdefault(id(opt.planner.actor) if shared else k, []).append(k)
-        for members in (members for members in groups.values() if len(members) > 1):
-            planners, fmax = [self.going[k].planner for k in members], self.going[members[0]].fmax
-            with suppress(Exception): found |= zip(members, propose_moves(planners, fmax))  # else one by one
-        for k in (k for members in groups.values() for k in members):
+        planners = {k: opt.planner for k, opt in self.going.items() if not opt.handed_over}
+        teams, found = {}, {}  # actor -> numbers of its structures; number -> positions
+        for k, planner in planners.items():
+            if isinstance(planner, ActorPlanner): teams.setdefault(planner.actor, []).append(k)
+        for team in teams.values():
+            if len(team) == 1: continue
+            fmax = self.going[team[0]].fmax
+            with suppress(Exception): found |= zip(team, propose_moves([planners[k] for k in team], fmax))
+        for k in planners:  # those that plan alone, and a team that could not be asked together
             if k not in found: found[k] = self.attempt(k, self.going[k].ask)
         return [(k, positions) for k, positions in found.items() if positions is not None]

@@ -25,16 +25,16 @@ from .internals import Internals, Measured, pairs_within, wrapped
 @dataclass(frozen=True)
 class ErrorSettings:
     "How wrong the model is thought to be."
-    shares: tuple = (0.3,)  # of a spring constant, by which it is wrong
-    alike: float = 0.95  # correlation of alike fragments
-    length: float = 0.36  # over which the error of a bond changes [Å]
-    angle: float = 0.5  # of an angle or torsion [radian]
-    noise: float = 3e-4  # of the true forces, where nothing speaks for more [eV/Å]
-    noises: tuple = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2)  # that are tried where forecasts go wrong close by [eV/Å]
-    ranges: tuple = (0.27, 0.9, 2.7)  # of inverse distances, in units of covalent radii
-    curvatures: tuple = (0.8, 4.0, 20.0, 100.0)  # errors of curvature that no fragment explains [eV/Å²]
-    window: int = 5  # latest evaluations that range and curvature are chosen by
-    absurd: float = 100.0  # times the largest force at the anchor: an evaluation beyond teaches nothing
+    shares: tuple = (0.3,)  # shares of a spring constant to choose from, by which it is wrong
+    alike: float = 0.95  # correlation of the errors of alike fragments
+    length: float = 0.36  # stretch of a bond over which its error changes [Å]
+    angle: float = 0.5  # turn of an angle or torsion over which its error changes [radian]
+    noise: float = 3e-4  # noise of the true forces where nothing speaks for more [eV/Å]
+    noises: tuple = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2)  # noises to choose from where forecasts go wrong close by [eV/Å]
+    ranges: tuple = (0.27, 0.9, 2.7)  # ranges to choose from, of inverse distances in units of the covalent radii
+    curvatures: tuple = (0.8, 4.0, 20.0, 100.0)  # errors of curvature to choose from, that no fragment explains [eV/Å²]
+    window: int = 5  # latest evaluations that the choice is made by
+    absurd: float = 100.0  # an evaluation with over so many times the largest force at the anchor teaches nothing
 
 # %% ../nbs/01h_error_model.ipynb #1f100008
 MOST_ALIKE = 64  # fragments that learn from one another

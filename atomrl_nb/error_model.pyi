@@ -14,16 +14,16 @@ __all__ = ['MOST_ALIKE', 'WHOLE', 'DISBELIEF', 'ErrorSettings', 'Entries', 'Frag
 class ErrorSettings:
     """How wrong the model is thought to be.
 
-    shares: of a spring constant, by which it is wrong
-    alike: correlation of alike fragments
-    length: over which the error of a bond changes [Å]
-    angle: of an angle or torsion [radian]
-    noise: of the true forces, where nothing speaks for more [eV/Å]
-    noises: that are tried where forecasts go wrong close by [eV/Å]
-    ranges: of inverse distances, in units of covalent radii
-    curvatures: errors of curvature that no fragment explains [eV/Å²]
-    window: latest evaluations that range and curvature are chosen by
-    absurd: times the largest force at the anchor: an evaluation beyond teaches nothing
+    shares: shares of a spring constant to choose from, by which it is wrong
+    alike: correlation of the errors of alike fragments
+    length: stretch of a bond over which its error changes [Å]
+    angle: turn of an angle or torsion over which its error changes [radian]
+    noise: noise of the true forces where nothing speaks for more [eV/Å]
+    noises: noises to choose from where forecasts go wrong close by [eV/Å]
+    ranges: ranges to choose from, of inverse distances in units of the covalent radii
+    curvatures: errors of curvature to choose from, that no fragment explains [eV/Å²]
+    window: latest evaluations that the choice is made by
+    absurd: an evaluation with over so many times the largest force at the anchor teaches nothing
     """
     shares: tuple = (0.3,)
     alike: float = 0.95

@@ -8,7 +8,7 @@ __all__ = ['CAREFUL', 'TEACHERS', 'shipped_policies', 'find_policy', 'known_part
            'LearnedEnergy', 'LoopSettings', 'loop_of', 'learned_planner', 'Beside']
 
 # %% ../nbs/03a_learned.ipynb #3aa00004
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from .networks import Actor, Policy, load_policy
 from .planner import Planner, PlannerSettings
 from .potential import Moved
 from .neighbours import coordination
+from .schema import LOOP, build
 from .structures import InputError
 from .trust import Evaluation, Trust, TrustSettings, note
 from .walk import Known
@@ -276,17 +277,17 @@ class LearnedEnergy:
 class LoopSettings:
     "The numbers around a learned energy."
     reach: float = 1.2  # no atom moves farther in one step [Å]
-    steps: float = 100  # of the walk, at most
+    steps: float = 100  # steps of the walk at most
     error: float = 1.0  # how wrong the energy is thought to be, in units of `PlannerSettings.learned`
-    past: float = 10.0  # evaluations whose largest force is more than this many times that at the anchor teach nothing
+    past: float = 10.0  # an evaluation with over so many times the largest force at the anchor teaches nothing
 
 def loop_of(
     actor: Actor,  # with a learned energy as its head
     card: dict,  # of the policy
 ) -> LoopSettings:
     "Read the numbers of the loop from a card, or take the usual ones."
-    numbers = dict(reach=1.5 * actor.settings.max_displacement) | card.get("loop", {})
-    return LoopSettings(**{f.name: float(numbers[f.name]) for f in fields(LoopSettings) if f.name in numbers})
+    usual = LoopSettings(reach=1.5 * actor.settings.max_displacement)
+    return build(usual, card.get("loop", {}), LOOP, "card.loop.", names="any")
 
 def _learned_errors(loop, usual):
     "Scale how wrong a learned energy is thought to be."

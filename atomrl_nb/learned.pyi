@@ -162,9 +162,9 @@ class LoopSettings:
     """The numbers around a learned energy.
 
     reach: no atom moves farther in one step [Å]
-    steps: of the walk, at most
+    steps: steps of the walk at most
     error: how wrong the energy is thought to be, in units of `PlannerSettings.learned`
-    past: evaluations whose largest force is more than this many times that at the anchor teach nothing
+    past: an evaluation with over so many times the largest force at the anchor teaches nothing
     """
     reach: float = 1.2
     steps: float = 100

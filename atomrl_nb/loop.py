@@ -102,7 +102,7 @@ class _Generations:
     def numbers(self, x):
         "Name the numbers of a draw."
         found = {name: float(f"{number:.4g}") for name, number in zip(self.old, np.exp(x))}
-        return found | dict(reach=min(found["reach"], RLOptimizer.defaults["maxstep"]))
+        return found | dict(reach=min(found["reach"], RLOptimizer.defaults["maxstep"]), steps=max(1.0, found["steps"]))
 
     def advance(self, meter, starts):
         "Judge one generation, and move the centre."

@@ -22,6 +22,7 @@ from .coordinates import LEVER, Coordinates, coordinates_of
 from .error_model import ErrorModel, ErrorSettings, fit, fit_linear
 from .force_field import RIDGE, anchored, force_field, hessian, inverse
 from .internals import Measured, find_internals
+from .schema import PLANNER, build, plain_values
 from .trust import NOISY, Evaluation, Trust, TrustSettings, best, note
 from .walk import Known, WalkSettings, exact_at, largest, walk
 
@@ -35,11 +36,11 @@ class PlannerSettings:
     errors: ErrorSettings = ErrorSettings()
     surrogate: ErrorSettings = ErrorSettings(shares=(0.03, 0.1, 0.3), curvatures=(0.2, 1.0, 5.0, 25.0))
     learned: ErrorSettings = ErrorSettings(shares=(0.01, 0.03, 0.1, 0.3), curvatures=(0.05, 0.2, 1.0, 5.0), absurd=10.0)
-    credit: float = 10.0  # log evidence that a surrogate is given beforehand,
-    refuted: float = 1.2  # unless its first forces were wrong by more than this share
-    large: int = 60  # atoms: beyond, the process is the one that is linear in atoms
-    rows: int = 2400  # of the process's matrix at most, which limits the evaluations that count
-    too_close: float = 0.6  # covalent radii: an energy of closer atoms means nothing
+    credit: float = 10.0  # log evidence that a surrogate is given beforehand
+    refuted: float = 1.2  # a surrogate whose first forces were wrong by more than this share has no credit
+    large: int = 60  # a structure of more atoms takes the process that is linear in atoms
+    rows: int = 2400  # rows of the process's matrix at most, which limits the evaluations that count
+    too_close: float = 0.6  # an energy means nothing where two atoms are closer than this share of their covalent radii
 
 # %% ../nbs/01k_planner.ipynb #1f400009
 class Bonded:
@@ -94,7 +95,8 @@ class Planner(Bonded):
         trust: Trust | None = None,  # to go on with
     ):
         super().__init__(target)
-        self.settings, self.surrogate = settings, surrogate
+        self.settings = settings = build(settings, plain_values(settings), PLANNER, "planner.")
+        self.surrogate = surrogate
         self.trust = trust or Trust(settings.trust, radius=settings.trust.first)
         self.planned_in, self.why = "", ""  # what is planned in, and why
         self.rigid_noise = None  # whether forces on the whole are noise; None: not known yet

@@ -17,11 +17,11 @@ __all__ = ['FIELD', 'CLOSE_BY', 'BESIDE', 'LUCK', 'STRAINED', 'MOST_CURVATURE', 
 class PlannerSettings:
     """Numbers of the planner.
 
-    credit: log evidence that a surrogate is given beforehand,
-    refuted: unless its first forces were wrong by more than this share
-    large: atoms: beyond, the process is the one that is linear in atoms
-    rows: of the process's matrix at most, which limits the evaluations that count
-    too_close: covalent radii: an energy of closer atoms means nothing
+    credit: log evidence that a surrogate is given beforehand
+    refuted: a surrogate whose first forces were wrong by more than this share has no credit
+    large: a structure of more atoms takes the process that is linear in atoms
+    rows: rows of the process's matrix at most, which limits the evaluations that count
+    too_close: an energy means nothing where two atoms are closer than this share of their covalent radii
     """
     trust: TrustSettings = ...
     walk: WalkSettings = ...
@@ -60,7 +60,7 @@ FIELD: float  # share of the forces on the whole, above which there is a field t
 
 class Planner(Bonded):
     """Plan one relaxation."""
-    settings: PlannerSettings
+    settings: Any
     surrogate: Known | None
     trust: Any
     planned_in: str

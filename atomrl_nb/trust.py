@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.filters import Filter
 
 from .coordinates import Coordinates, asked, coordinates_of
+from .schema import TRUST, build, plain_values
 from .walk import largest
 
 # %% ../nbs/01j_trust.ipynb #1f300007
@@ -65,15 +66,15 @@ def disagreement(
 class TrustSettings:
     "How far a plan is believed."
     first: float = 0.33  # trust radius of the first move [Å]
-    widest: float = 0.8  # and of any [Å]
-    least: float = 0.01  # [Å]
-    good: float = 0.35  # error of the forecast, as a share of the forces at the anchor, below which the radius grows
-    bad: float = 0.8  # and above which it falls
-    grow: float = 1.8  # to this many times the move
-    soft: float = 0.25  # eV/Å²: no move is longer than the largest force over this
-    refusals: int = 5  # in a row, after which planning is given up
-    patience: int = 15  # evaluations without progress, after which it is given up
-    progress: float = 0.8  # the largest force falls to this share
+    widest: float = 0.8  # largest trust radius [Å]
+    least: float = 0.01  # smallest trust radius [Å]
+    good: float = 0.35  # the radius grows where the forecast was wrong by less, as a share of the forces at the anchor
+    bad: float = 0.8  # the radius is halved where the forecast was wrong by more, as the same share
+    grow: float = 1.8  # the radius grows to this many times the move
+    soft: float = 0.25  # no move is longer than the largest force over this, plus 0.02 Å [eV/Å²]; 0: no such limit
+    refusals: int = 5  # refused moves in a row after which planning is given up
+    patience: int = 15  # evaluations without progress after which planning is given up
+    progress: float = 0.8  # the largest force falls to this share, and that is progress
 
 class Landmark(NamedTuple):
     "The last progress."
@@ -98,6 +99,9 @@ class Trust:
     error: float = np.nan  # of the last forecast, as a share of the forces at the anchor
     measured: float | None = None  # noise of a component of the forces [eV/Å]; None: not measured
     repeats: int | None = None  # evaluation that the next one repeats, to measure it
+
+    def __post_init__(self):
+        self.settings = build(self.settings, plain_values(self.settings), TRUST, "planner.trust.")
 
     @property
     def force_noise(self) -> float:  # [eV/Å]

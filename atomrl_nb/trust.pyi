@@ -50,15 +50,15 @@ class TrustSettings:
     """How far a plan is believed.
 
     first: trust radius of the first move [Å]
-    widest: and of any [Å]
-    least: [Å]
-    good: error of the forecast, as a share of the forces at the anchor, below which the radius grows
-    bad: and above which it falls
-    grow: to this many times the move
-    soft: eV/Å²: no move is longer than the largest force over this
-    refusals: in a row, after which planning is given up
-    patience: evaluations without progress, after which it is given up
-    progress: the largest force falls to this share
+    widest: largest trust radius [Å]
+    least: smallest trust radius [Å]
+    good: the radius grows where the forecast was wrong by less, as a share of the forces at the anchor
+    bad: the radius is halved where the forecast was wrong by more, as the same share
+    grow: the radius grows to this many times the move
+    soft: no move is longer than the largest force over this, plus 0.02 Å [eV/Å²]; 0: no such limit
+    refusals: refused moves in a row after which planning is given up
+    patience: evaluations without progress after which planning is given up
+    progress: the largest force falls to this share, and that is progress
     """
     first: float = 0.33
     widest: float = 0.8
@@ -113,6 +113,7 @@ class Trust:
     error: float = ...
     measured: float | None = None
     repeats: int | None = None
+    def __post_init__(self) -> None: ...
     @property
     def force_noise(self) -> float:
         """Tell how noisy a component of the forces is; 0 where that is not to speak of.

@@ -87,10 +87,10 @@ def exact_at(
 @dataclass(frozen=True)
 class WalkSettings:
     "How the walk goes."
-    steps: int = 100  # at most
-    longest: float = 0.2  # of one atom in one step [Å]
-    enough: float = 0.002  # it ends where the model's largest force is this share of the true one at the anchor,
-    target: float = 0.15  # or this share of the target
+    steps: int = 100  # steps at most
+    longest: float = 0.2  # no atom moves farther in one step [Å]
+    enough: float = 0.002  # the walk ends where the model's largest force is this share of the true one at the anchor
+    target: float = 0.15  # or where it is this share of the target `fmax`
 
 @dataclass(frozen=True)
 class Walk:

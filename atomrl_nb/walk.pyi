@@ -65,10 +65,10 @@ def exact_at(known: Known, learnt: Known, at: Measured, forces: np.ndarray | Non
 class WalkSettings:
     """How the walk goes.
 
-    steps: at most
-    longest: of one atom in one step [Å]
-    enough: it ends where the model's largest force is this share of the true one at the anchor,
-    target: or this share of the target
+    steps: steps at most
+    longest: no atom moves farther in one step [Å]
+    enough: the walk ends where the model's largest force is this share of the true one at the anchor
+    target: or where it is this share of the target `fmax`
     """
     steps: int = 100
     longest: float = 0.2

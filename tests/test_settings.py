@@ -6,15 +6,21 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.io import write
 
 from atomrl_nb.cli import diagnose_main, relax_main, train_main
+from atomrl_nb.learned import LoopSettings, loop_of
 from atomrl_nb.learner import METRICS
-from atomrl_nb.networks import Actor, NetworkSettings, load_policy, save_policy
-from atomrl_nb.schema import LIST, NETWORK, SCHEMA, TEXT
+from atomrl_nb.loop import LoopSearch, _Generations
+from atomrl_nb.networks import Actor, NetworkSettings, Policy, load_policy, save_policy
+from atomrl_nb.optimizer import RLOptimizer
+from atomrl_nb.planner import Planner, PlannerSettings
+from atomrl_nb.schema import LIST, LOOP, NETWORK, PLANNER, SCHEMA, TEXT
 from atomrl_nb.settings import Settings, check_settings, describe, settings_from
 from atomrl_nb.structures import InputError, load
 from atomrl_nb.training import train
@@ -235,3 +241,44 @@ def test_the_schema_holds_the_words_that_the_rooms_know():
     assert words("environment", "perturb_kind") == set(PERTURBATIONS) and words("memory", "sampling") == set(SAMPLING)
     assert words("expert", "mode") == set(MODES) and words("expert", "schedule") == set(SCHEDULES)
     assert set(Actor.HEADS) == set(NETWORK["head"].type.__args__)
+
+
+PLANNED = describe(PlannerSettings(), PLANNER, "planner.") + describe(LoopSettings(), LOOP, "card.loop.")
+
+
+@pytest.mark.parametrize("one", PLANNED, ids=lambda one: one.name)
+def test_numbers_of_a_relaxation_are_held_to_their_rules(one):
+    """A script's settings and a card's loop get a sentence that names the number; the usual ones pass."""
+    *groups, name = one.name.split(".")
+    actor = Actor(NetworkSettings(channels=4, layers=1))
+    def use(value):
+        if groups[0] == "card": return loop_of(actor, dict(loop={name: value}))
+        if len(groups) == 1: return Planner(bulk("Cu"), settings=replace(PlannerSettings(), **{name: value}))
+        part = replace(getattr(PlannerSettings(), groups[1]), **{name: value})
+        return Planner(bulk("Cu"), settings=replace(PlannerSettings(), **{groups[1]: part}))
+
+    assert one.meaning and one.why
+    use(one.default)
+    for value in BAD:
+        with pytest.raises(InputError, match=f"{one.name}' is .* but it must be"): use(value)
+
+
+def test_trust_that_makes_no_sense_is_refused_wherever_it_comes_from(tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = EMT()
+    with pytest.raises(InputError, match="'planner.trust.patience' is -3"): RLOptimizer(atoms, "none", patience=-3)
+    file = tmp_path / "restart.json"
+    RLOptimizer(atoms, "none", restart=str(file), logfile=None).run(0.01, 1)
+    file.write_text(file.read_text().replace('"first": 0.33', '"first": -0.33'))
+    with pytest.raises(InputError, match="'planner.trust.first' is -0.33"):
+        RLOptimizer(atoms, "none", restart=str(file), logfile=None)
+
+
+def test_a_search_over_the_loop_draws_what_a_card_may_hold():
+    """Fewer steps than one are no walk: such a policy could be saved, but not read again."""
+    policy = Policy(Actor(NetworkSettings(channels=4, layers=1)), dict(loop=dict(steps=1)))
+    draws = _Generations(policy, LoopSearch(), np.random.default_rng(0))
+    numbers = draws.numbers(draws.centre - 0.4)
+    assert numbers["steps"] == 1.0 and numbers["past"] < 10.0
+    assert loop_of(policy.actor, dict(loop=numbers)).steps == 1.0

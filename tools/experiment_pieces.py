@@ -63,7 +63,7 @@ def without(arm):
     if arm == "no refusals":
         patches.append(patch.object(trust, "refuses", lambda *args: False))
     if arm == "trust radius fixed":
-        settings = replace(settings, trust=replace(settings.trust, good=0.0, bad=np.inf))
+        settings = replace(settings, trust=replace(settings.trust, good=0.0, bad=1e6))
     for p in patches:
         p.start()
     try:

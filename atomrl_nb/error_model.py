@@ -46,12 +46,12 @@ class Entries(NamedTuple):
     values: np.ndarray  # (n_entries,)
 
 def _alike(labels):
-    "List the pairs of equal labels, a label with itself included, as two rows; of too many only the latter."
+    "List the pairs of fragments with equal labels, as two rows; in a large group, each only with itself."
     groups, pairs = {}, []
     for k, label in enumerate(labels): groups.setdefault(label, []).append(k)
     for group in groups.values():
-        few = len(group) <= MOST_ALIKE
-        pairs += [(a, b) for a in group for b in (group if few else [a])]
+        if len(group) <= MOST_ALIKE: pairs += [(a, b) for a in group for b in group]
+        else: pairs += [(a, a) for a in group]
     return np.array(pairs, dtype=int).reshape(-1, 2).T
 
 class Fragments:
@@ -67,8 +67,8 @@ class Fragments:
         torsion: bool = False,  # the first coordinate is a torsion
     ):
         self.rows, self.scales, self.torsion = rows, np.array(scales), torsion
-        amplitude = constants * scales[0]**2 / 3**0.5
-        self.a, self.b = _alike(labels)
+        amplitude = constants * scales[0]**2 / 3**0.5  # A, at a share of 1: curvatures vary by 3**0.5 A / scale²
+        self.a, self.b = _alike(labels)  # (n_pairs,) fragments that correlate
         self.weight = np.where(self.a == self.b, 1.0, alike) * amplitude[self.a] * amplitude[self.b]
 
     def apart(self, q: np.ndarray, other: np.ndarray) -> np.ndarray:  # (..., n_pairs, width)
@@ -81,9 +81,9 @@ class Fragments:
         "Correlate the slopes of the error energy with the coordinates of two points."
         d = self.apart(q, other)
         width = d.shape[1]
-        decay = self.weight * np.exp(-(d**2).sum(1) / 2)
-        unscaled = decay[:, None, None] * (np.eye(width) - d[:, :, None] * d[:, None])
-        values = unscaled / np.outer(self.scales, self.scales)
+        decay = self.weight * np.exp(-(d**2).sum(1) / 2)  # K(d) of each pair
+        slopes = decay[:, None, None] * (np.eye(width) - d[:, :, None] * d[:, None])  # differentiated at both points
+        values = slopes / np.outer(self.scales, self.scales)
         rows, columns = np.repeat(self.rows[self.a], width, axis=1), np.tile(self.rows[self.b], width)
         return Entries(rows.ravel(), columns.ravel(), values.ravel())
 
@@ -131,7 +131,7 @@ def _twisted(internals, kind, bond):
     angle = {frozenset(pair): internals.starts[1] + k for k, pair in enumerate(internals.angles.tolist())}
     start = internals.rows("torsion").start
     for k, (a, b, c) in enumerate(internals.torsions.tolist()):
-        if b >= len(back): continue  # about a chain
+        if b >= len(back): continue  # about a straight chain of atoms, not about a bond
         first, last = angle.get(frozenset((int(back[a]), b))), angle.get(frozenset((int(back[b]), c)))
         if first is None or last is None: continue
         label = (kind[i[a]], kind[i[b]], kind[j[b]], kind[j[c]])
@@ -238,16 +238,16 @@ def covariance(
 ) -> np.ndarray:  # (n_chosen * n,) squared [eV²/Å²]
     "Correlate the errors of the forces at some points, noise included."
     size = model.points[0].jacobian.shape[1]
-    whole = np.empty((len(chosen), size, len(chosen), size))
+    blocks = np.empty((len(chosen), size, len(chosen), size))
     for a, k in enumerate(chosen):
         for b, l in enumerate(chosen[:a + 1]):
-            p = model.pair(max(k, l), min(k, l))
+            p = model.pair(max(k, l), min(k, l))  # points are compared with earlier ones
             weight = WHOLE * variance * model.scale * np.exp(-p.square / (2 * reach**2))
-            part = weight * (p.product - np.outer(p.left, p.right) / reach**2) + share**2 * p.fragments
-            whole[a, :, b], whole[b, :, a] = (part, part.T) if k >= l else (part.T, part)
-    whole = whole.reshape(len(chosen) * size, -1)
-    whole[np.diag_indices(len(whole))] += (model.settings.noise if noise is None else noise)**2
-    return whole
+            block = weight * (p.product - np.outer(p.left, p.right) / reach**2) + share**2 * p.fragments
+            blocks[a, :, b], blocks[b, :, a] = (block, block.T) if k >= l else (block.T, block)
+    matrix = blocks.reshape(len(chosen) * size, -1)
+    matrix[np.diag_indices(len(matrix))] += (model.settings.noise if noise is None else noise)**2
+    return matrix
 
 # %% ../nbs/01h_error_model.ipynb #4d010003
 def lower_factor(
@@ -279,9 +279,9 @@ class Fitted:
     noise: float  # and noise of the true forces [eV/Å]
     evidence: float  # logarithm of the probability of the other errors, given the one at the first point
     values: np.ndarray  # (n_points, n_rows) internal coordinates of the points
-    phi: np.ndarray  # (n_points, n_pairs)
-    rows: np.ndarray  # (n_points, n_rows) weights of the points
-    pairs: np.ndarray  # (n_points, n_pairs)
+    phi: np.ndarray  # (n_points, n_pairs) inverse distances of the points
+    rows: np.ndarray  # (n_points, n_rows) what the points weigh, for internal coordinates
+    pairs: np.ndarray  # (n_points, n_pairs) and for inverse distances
 
     def energy_forces(self, at: Measured) -> EnergyForces:
         "Expect the error at a point."
@@ -293,9 +293,9 @@ class Fitted:
         slope = jacobian.T @ (weight @ (self.pairs - d * (along / self.reach**2)[:, None]))
         pull = np.zeros(len(at.values))
         for f in m.fragments:
-            more, each = self._of_fragments(f, at.values)
+            more, slopes = self._of_fragments(f, at.values)
             energy += more
-            pull += np.bincount(f.rows[f.a].ravel(), each.ravel(), len(pull))
+            pull += np.bincount(f.rows[f.a].ravel(), slopes.ravel(), len(pull))  # summed for each coordinate
         return EnergyForces(-energy, slope + at.slopes.T @ pull)
 
     def _of_fragments(self, f, values):
@@ -324,7 +324,7 @@ def fit(
 ) -> Fitted:
     "Choose range, curvature, share and noise by their evidence, and learn the errors."
     s, size = settings or model.settings, errors.shape[1]
-    for k in set(range(len(model.points))) - set(chosen): model.points[k].near.clear()  # memory
+    for k in set(range(len(model.points))) - set(chosen): model.points[k].near.clear()  # to save memory
     latest = max(2, min(s.window, 1000 // size))
     few = np.array([0, *range(max(1, len(chosen) - latest), len(chosen))])  # the anchor and the latest
     options = _processes(model, max((errors[few]**2).mean(), 1e-12), s, doubtful)
@@ -335,9 +335,9 @@ def fit(
 
     found = [judged(option) for option in options]
     best = options[int(np.argmax(found))]
-    evidence = max(found) - log_evidence(covariance(model, chosen[:1], *best), errors[0])
-    factor = lower_factor(covariance(model, chosen, *best)), True
-    weights = cho_solve(factor, errors.ravel()).reshape(errors.shape)
+    evidence = max(found) - log_evidence(covariance(model, chosen[:1], *best), errors[0])  # less that of the anchor
+    lower = lower_factor(covariance(model, chosen, *best))
+    weights = cho_solve((lower, True), errors.ravel()).reshape(errors.shape)
     points = [model.points[k] for k in chosen]
     return Fitted(model, *best, evidence,
                   values=np.stack([p.at.values for p in points]), phi=np.stack([p.phi for p in points]),
@@ -348,11 +348,11 @@ def fit(
 def _processes(model, least, s, doubtful):
     "List the processes to choose from; none has a smaller variance than `least`, the errors' mean square."
     noises = (s.noise, *s.noises) if doubtful else (s.noise,)
-    numbers = []
+    wholes = []  # range and variance of the second term
     for l in s.ranges:
         variances = [max(least, (kappa * l)**2 * model.scale) for kappa in s.curvatures]
-        numbers += [(l, v) for v in dict.fromkeys(variances)]  # each once
-    return [Process(l, v, share, noise) for noise in noises for share in s.shares for l, v in numbers]
+        wholes += [(l, v) for v in dict.fromkeys(variances)]  # each once
+    return [Process(l, v, share, noise) for noise in noises for share in s.shares for l, v in wholes]
 
 # %% ../nbs/01h_error_model.ipynb #1f100018
 @dataclass(frozen=True)
@@ -387,27 +387,27 @@ def fit_linear(
     "Choose a range by its evidence, and learn the errors, in time linear in atoms."
     moves = np.stack([(x - origin).ravel() for x in positions])
     pulls = (hessian @ moves.T).T
-    gram = moves @ pulls.T
-    square = np.maximum(np.diag(gram)[:, None] + np.diag(gram) - 2 * gram, 0)
+    gram = moves @ pulls.T  # (n_points, n_points) products in the metric of the springs
+    square = np.maximum(np.diag(gram)[:, None] + np.diag(gram) - 2 * gram, 0)  # d² between points
     w, v = np.linalg.eigh(gram)
     kept = w > 1e-10 * max(w[-1], 1e-30)
-    basis = v[:, kept] / np.sqrt(w[kept])
-    inside, plane = gram @ basis, errors @ moves.T @ basis  # displacements and errors, in the displacements' space
-    solved = [_solved(inside, plane, square, l, noise) for l in ranges]
+    basis = v[:, kept] / np.sqrt(w[kept])  # of the space that the displacements span
+    moves_inside, errors_inside = gram @ basis, errors @ moves.T @ basis  # in that space
+    solved = [_solved(moves_inside, errors_inside, square, l, noise) for l in ranges]
     evidence, reach, weights, decay = max(solved, key=lambda found: found[0])
-    outside = np.linalg.inv(decay + noise * np.eye(len(decay)))
-    weights = (weights - outside @ plane) @ basis.T @ pulls + outside @ errors
+    outside = np.linalg.inv(decay + noise * np.eye(len(decay)))  # beyond that space, `decay` alone correlates
+    weights = (weights - outside @ errors_inside) @ basis.T @ pulls + outside @ errors
     return FittedLinear(moves, pulls, weights, hessian, origin, reach, evidence)
 
 # %% ../nbs/01h_error_model.ipynb #4d01000a
-def _solved(inside, plane, square, reach, noise):
+def _solved(moves, errors, square, reach, noise):
     "Solve within the space of the displacements: log evidence, range, weights, decay between points."
-    decay, d, n = np.exp(-square / (2 * reach**2)), inside[:, None] - inside, inside.shape[1]
-    if not n: return 0.0, reach, np.zeros_like(plane), decay  # a single point
+    decay, d, n = np.exp(-square / (2 * reach**2)), moves[:, None] - moves, moves.shape[1]
+    if not n: return 0.0, reach, np.zeros_like(errors), decay  # a single point
     blocks = decay[..., None, None] * (np.eye(n) - d[..., :, None] * d[..., None, :] / reach**2)
-    matrix = blocks.transpose(0, 2, 1, 3).reshape(plane.size, -1)
+    matrix = blocks.transpose(0, 2, 1, 3).reshape(errors.size, -1)
     lower = np.linalg.cholesky(matrix + noise * np.eye(len(matrix)))
-    half = solve_triangular(lower, plane.ravel(), lower=True)
-    spread = max((half @ half) / max(half.size, 1), 1e-12)
-    evidence = -half.size * np.log(spread) / 2 - np.log(np.diag(lower)).sum()
-    return evidence, reach, solve_triangular(lower.T, half).reshape(plane.shape), decay
+    half = solve_triangular(lower, errors.ravel(), lower=True)
+    variance = max((half @ half) / max(half.size, 1), 1e-12)  # v, the most probable one
+    evidence = -half.size * np.log(variance) / 2 - np.log(np.diag(lower)).sum()
+    return evidence, reach, solve_triangular(lower.T, half).reshape(errors.shape), decay

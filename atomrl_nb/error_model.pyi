@@ -184,9 +184,9 @@ class Fitted:
     noise: and noise of the true forces [eV/Å]
     evidence: logarithm of the probability of the other errors, given the one at the first point
     values: (n_points, n_rows) internal coordinates of the points
-    phi: (n_points, n_pairs)
-    rows: (n_points, n_rows) weights of the points
-    pairs: (n_points, n_pairs)
+    phi: (n_points, n_pairs) inverse distances of the points
+    rows: (n_points, n_rows) what the points weigh, for internal coordinates
+    pairs: (n_points, n_pairs) and for inverse distances
     """
     model: ErrorModel
     reach: float

@@ -504,7 +504,7 @@ DOCS = {
         'Planner.driving': 'Take the forces that change the shape, and those on the whole where there is a field.\n\nreturns: (n,) [eV/Å]',
         'Option': 'Something to plan in.\n\nevidence: logarithm, credit included',
         'options': 'Correct everything that is known by what this relaxation has shown.\n\nplanner: that has noted an evaluation\nfmax: target [eV/Å]: errors far below it need not be learnt\nreturns: of `Option`, the most probable first',
-        'first_error': 'Tell how wrong the surrogate was at the first evaluation; 1 where it has relaxed there before.\n\nplanner: with a surrogate\nreturns: share of the forces',
+        'first_error': 'Tell how wrong the surrogate was at the first evaluation; 1 where its own forces vanish, as in its minimum.\n\nplanner: with a surrogate\nreturns: share of the forces',
         'settles': 'Say that nothing is to be gained any more, where the forces are noise.\n\nplanner: that has noted an evaluation\nmodel: that is planned in\nat: the anchor\nfmax: target [eV/Å]\nreturns: empty where the forces can still fall',
         'propose': 'Plan, and remember the expected forces.\n\nplanner: that has noted an evaluation\nfmax: target [eV/Å]\nreturns: (n_atoms or n_atoms + 3, 3) coordinates to evaluate next [Å]',
         'Curvature': 'The lowest curvature at a place.\n\nvalue: [eV/Å²]; None where it was not looked for\ndirection: (n_rows, 3), of length 1',

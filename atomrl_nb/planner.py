@@ -117,7 +117,7 @@ class Planner(Bonded):
         "Measure the noise of the forces, by two evaluations of nearly the same place."
         trust = self.trust
         apart = self.driving(again) - self.driving(trust.history[trust.repeats])
-        terms = max(1, 2 * (apart != 0).sum())
+        terms = max(1, 2 * (apart != 0).sum())  # a difference of two has twice the variance of one
         trust.measured, trust.repeats = float(np.sqrt((apart**2).sum() / terms)), None
 
     def driving(self, evaluation: Evaluation) -> np.ndarray:  # (n,) [eV/Å]
@@ -151,16 +151,16 @@ def options(
 ) -> list:  # of `Option`, the most probable first
     "Correct everything that is known by what this relaxation has shown."
     s, trust = planner.settings, planner.trust
-    candidates = [s.errors]  # how wrong each is thought to be
+    priors = [s.errors]  # how wrong each is thought to be: the springs, then the surrogate
     if planner.surrogate is not None:
-        candidates.append(s.learned if hasattr(planner.surrogate, "at_anchor") else s.surrogate)
-    chosen = _telling(planner, min(errors.absurd for errors in candidates))
+        priors.append(s.learned if hasattr(planner.surrogate, "at_anchor") else s.surrogate)
+    chosen = _telling(planner, min(prior.absurd for prior in priors))
     points = [planner.measure(trust.history[k].positions) for k in chosen]
     forces = np.stack([planner.driving(trust.history[k]) for k in chosen])
     found = []
-    for offered, errors in zip(_offered(planner, points[0], forces[0]), candidates):
+    for offered, prior in zip(_offered(planner, points[0], forces[0]), priors):
         wrong = forces - np.stack([offered.energy_forces(at).forces for at in points])
-        learnt = _learnt(planner, chosen, points, wrong, replace(errors, noise=min(errors.noise, 0.03 * fmax)))
+        learnt = _learnt(planner, chosen, points, wrong, replace(prior, noise=min(prior.noise, 0.03 * fmax)))
         trusted = offered is not planner.springs and first_error(planner) < s.refuted
         found.append(Option(offered, learnt, learnt.evidence + s.credit * trusted))
     return sorted(found, key=lambda option: -option.evidence)
@@ -169,13 +169,13 @@ def options(
 def _telling(planner, absurd):
     "Choose the evaluations that teach something here, the anchor first."
     trust = planner.trust
-    keep = max(3, planner.settings.rows // planner.coordinates.size)
-    most = absurd * planner.here.fmax
-    others = [k for k, e in enumerate(trust.history) if k != trust.anchor and e.fmax < most][1 - keep:]
-    return [trust.anchor, *others]
+    most = max(3, planner.settings.rows // planner.coordinates.size)  # evaluations
+    largest_force = absurd * planner.here.fmax
+    others = [k for k, e in enumerate(trust.history) if k != trust.anchor and e.fmax < largest_force]
+    return [trust.anchor, *others[1 - most:]]  # the latest
 
 def _offered(planner, at, forces):
-    "List what there is to plan in: springs that are pulled as the true forces at the anchor, and a surrogate."
+    "List what there is to plan in: springs that pull as the true forces do at the anchor, and a surrogate."
     planner.springs = anchored(planner.springs, at, forces)
     if planner.surrogate is None: return [planner.springs]
     at_anchor = getattr(planner.surrogate, "at_anchor", None)
@@ -184,7 +184,7 @@ def _offered(planner, at, forces):
 def first_error(
     planner: Planner,  # with a surrogate
 ) -> float:  # share of the forces
-    "Tell how wrong the surrogate was at the first evaluation; 1 where it has relaxed there before."
+    "Tell how wrong the surrogate was at the first evaluation; 1 where its own forces vanish, as in its minimum."
     first = planner.trust.history[0]
     forecast = planner.surrogate.energy_forces(planner.measure(first.positions)).forces
     return float(np.linalg.norm(first.forces.ravel() - forecast) / max(np.linalg.norm(first.forces), 1e-12))
@@ -249,19 +249,19 @@ def propose(
 STRAINED = 0.08  # no row of the strain changes by more in one step
 
 def _walked(planner, model, at, forces, fmax):
-    "Walk in the model; where it sees no way down, or knows the end, take a short step along the forces instead."
+    "Walk in the model; where the walk ends at a place that is known already, take a short step instead."
     trust, here, correct = planner.trust, planner.here, planner.coordinates.corrected
-    soft = here.fmax / trust.settings.soft + 0.02 if trust.settings.soft else np.inf
+    soft = here.fmax / trust.settings.soft + 0.02 if trust.settings.soft else np.inf  # Å
     solve, radius = inverse(hessian(planner.springs, at)), min(trust.radius, soft)
-    radii = np.full(len(here.positions), radius)
+    radii = np.full(len(here.positions), radius)  # of each row: the atoms, and then the strain
     radii[len(planner.atoms):] = min(radius, STRAINED * LEVER)
     end = walk(model, planner.measure, here.positions, solve, radii, fmax,
                settings=planner.settings.walk, correct=correct, error=trust.error)
     nothing = min(1e-5, 1e-4 * here.fmax)  # Å
     if any(largest(end.positions - known.positions) < nothing for known in trust.history):
-        step = solve(forces).reshape(-1, 3)
-        trust.forecast = None
-        return correct(here.positions + step * min(1.0, radius / (3 * max(largest(step), 1e-12))), here.positions)
+        step, trust.forecast = solve(forces).reshape(-1, 3), None
+        share = min(1.0, radius / (3 * max(largest(step), 1e-12)))
+        return correct(here.positions + share * step, here.positions)
     trust.forecast = end.forces
     return end.positions
 
@@ -302,21 +302,21 @@ def lowest_curvature(
     first, at, whole = options(planner, fmax)[0], planner.measure(here.positions), _whole(planner, here)
     model = exact_at(first.known, first.learnt, at, None)
     metric = hessian(planner.springs, at).toarray() + RIDGE * np.eye(n)
-    lower = np.linalg.cholesky(metric + STIFF * whole @ whole.T)
+    lower = np.linalg.cholesky(metric + STIFF * whole @ whole.T)  # of the metric, in which eigenvalues are sought
 
     def forces(x): return model.energy_forces(planner.measure(here.positions + x.reshape(-1, 3))).forces
-    def times(v):  # the Hessian of the model, stiff for moves of the whole
+    def hessian_times(v):  # the Hessian of the model, stiff for moves of the whole
         size = step / max(np.abs(v).max(), 1e-12)
         return (forces(-size * v) - forces(size * v)) / (2 * size) + 10 * STIFF * whole @ (whole.T @ v)
-    def unmetric(w): return solve_triangular(lower, w, lower=True, trans="T")
-    def scaled(w): return solve_triangular(lower, times(unmetric(np.ravel(w))), lower=True)
+    def unscaled(w): return solve_triangular(lower, w, lower=True, trans="T")  # back to coordinates
+    def scaled_times(w): return solve_triangular(lower, hessian_times(unscaled(np.ravel(w))), lower=True)
 
     begin = np.random.default_rng(0).normal(size=n)
-    operator = LinearOperator((n, n), matvec=scaled, dtype=float)
+    operator = LinearOperator((n, n), matvec=scaled_times, dtype=float)
     _, found = eigsh(operator, k=1, which="SA", ncv=min(n - 1, 16), tol=0.05, v0=begin)
-    direction = unmetric(found[:, 0])
+    direction = unscaled(found[:, 0])
     direction /= np.linalg.norm(direction)
-    return Curvature(float(direction @ times(direction)), direction.reshape(-1, 3))
+    return Curvature(float(direction @ hessian_times(direction)), direction.reshape(-1, 3))
 
 # %% ../nbs/01k_planner.ipynb #4b01000a
 def _whole(planner, here):
@@ -333,7 +333,7 @@ def _whole(planner, here):
     return u[:, s > 1e-6]
 
 def _complement(projector, size, last=False):
-    "Span what a projector takes away, as columns of the whole vector."
+    "Span what a projector takes away, as columns of all coordinates; it acts on the first ones, or on the last."
     w, v = np.linalg.eigh(np.eye(len(projector)) - (projector + projector.T) / 2)
     found = np.zeros((size, int((w > 0.5).sum())))
     found[slice(size - len(projector), size) if last else slice(len(projector))] = v[:, w > 0.5]
@@ -350,16 +350,16 @@ def settled(
     fmax: float,  # largest force of the surrogate to reach [eV/Å]
 ) -> np.ndarray:  # the same shape
     "Relax in the surrogate alone, as far as it goes; the start, where that makes or breaks bonds."
-    first, start = Planner(planner.coordinates), positions
-    inner = Planner(planner.coordinates, settings=planner.settings)
-    first.find(start)
+    start, bonded = positions, Bonded(planner.coordinates)
+    bonded.find(start)  # its bonds stay those of the start
+    inner = Planner(planner.coordinates, settings=planner.settings)  # to which the surrogate is the truth
     for _ in range(FIRST_CALLS):
-        energy, forces = planner.surrogate.energy_forces(first.measure(positions))
+        energy, forces = planner.surrogate.energy_forces(bonded.measure(positions))
         given_up = inner.note(Evaluation(positions, forces.reshape(-1, 3), energy))
         if given_up or inner.trust.history[-1].fmax <= fmax: break
         if largest(positions - start) > FIRST_MOVE: break
         positions = propose(inner, fmax)
     end = inner.trust.history[best(inner.trust)].positions
-    before, after = first.relative(start), first.relative(end)
+    before, after = bonded.relative(start), bonded.relative(end)
     torn = (after > TORN) & (after > 1.3 * before)
     return start if torn.any() or after.min(initial=1.0) < planner.settings.too_close else end

@@ -107,7 +107,7 @@ def options(planner: Planner, fmax: float=0.01) -> list:
     """
 
 def first_error(planner: Planner) -> float:
-    """Tell how wrong the surrogate was at the first evaluation; 1 where it has relaxed there before.
+    """Tell how wrong the surrogate was at the first evaluation; 1 where its own forces vanish, as in its minimum.
 
     planner: with a surrogate
     returns: share of the forces

@@ -162,7 +162,7 @@ MUTATIONS = [Mutation(*row) for row in [
      "alike: float = 0.95", "alike: float = 0.0",
      "test_planning.py::test_alike_bonds_learn_from_one_another"),
     ("evaluations from far away teach", "planner.py",
-     "e.fmax < most][1 - keep:]", "True][1 - keep:]",
+     "and e.fmax < largest_force]", "]",
      "test_planning.py::test_an_evaluation_beyond_all_measure_teaches_nothing"),
     ("measured noise does not weaken what was seen", "planner.py",
      "if planner.trust.force_noise: errors = replace(errors, noise=planner.trust.force_noise)", "pass",

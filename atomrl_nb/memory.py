@@ -98,14 +98,15 @@ def stored_rows(
 ) -> tuple:  # (field -> rows, kind of rows -> (n_graphs,) how many each structure has)
     "List what is stored of structures."
     if graph.sizes.max() > 32767: raise InputError("The memory takes structures of up to 32,767 atoms.")
-    rows, counts, first = graph.tensors(), {"atoms": graph.sizes}, graph.sizes.cumsum(0) - graph.sizes
+    rows, counts = graph.tensors(), {"atoms": graph.sizes}
+    first = graph.sizes.cumsum(0) - graph.sizes  # first atom of each structure
     del rows["batch"]
     if "edge_vec" in rows: rows["edge_shift"] = edge_shifts(graph)
     rows.pop("edge_vec", None)
     for name in [name for name in rows if name.endswith("_index")]:
-        of = graph.batch[rows[name][0]]
-        counts[rows_of(name)] = torch.bincount(of, minlength=graph.n_graphs)
-        rows[name] = (rows[name] - first[of]).T.to(torch.int16)
+        owner = graph.batch[rows[name][0]]  # structure that each edge or pair belongs to
+        counts[rows_of(name)] = torch.bincount(owner, minlength=graph.n_graphs)
+        rows[name] = (rows[name] - first[owner]).T.to(torch.int16)
     return rows, counts
 
 # %% ../nbs/06_memory.ipynb #24e8aab2
@@ -116,7 +117,8 @@ def row_index(
     "List the rows of some pieces, piece after piece."
     ends = counts.cumsum(0)
     piece = torch.arange(len(starts), device=starts.device).repeat_interleave(counts)
-    return torch.arange(len(piece), device=starts.device) + (starts - ends + counts).index_select(0, piece), piece
+    shift = starts - (ends - counts)  # from the place in this list to the row of the tensor
+    return torch.arange(len(piece), device=starts.device) + shift.index_select(0, piece), piece
 
 # %% ../nbs/06_memory.ipynb #d7c2a267
 @dataclass
@@ -180,7 +182,7 @@ def check_room(
 _PER_ATOM = ("displacement_pred", "displacement", "target")  # fields of `Batch` with a row for each atom
 _OF_END = ("terminated", "truncated")  # fields of `Batch` that belong to the state after
 _OF_BATCH = tuple(f.name for f in fields(Batch) if f.name not in ("graph", "next_graph", "discount"))
-_OF_STATE = ("start", "count", "follower")  # kept of each state: its first row and number of rows of each kind; a slot
+_OF_STATE = ("start", "count", "follower")  # of each state: first row and number of rows of each kind; slot that begins
 
 def _kind(name):
     "Tell what the rows of a stored field count: slots, or graphs, atoms, edges or pairs of the states."
@@ -227,13 +229,13 @@ def _sweep(
     states = self.storage["states"]
     kept = states[states >= 0].unique()  # in the order of writing
     states[states >= 0] = torch.searchsorted(kept, states[states >= 0])  # their new numbers
-    rows, start, count = {"graphs": kept}, self.storage["start"][kept], self.storage["count"][kept]
+    start, count, rows = self.storage["start"][kept], self.storage["count"][kept], {"graphs": kept}
     for k, kind in enumerate(self._ragged): rows[kind] = row_index(start[:, k], count[:, k])[0]
     self.used = {kind: len(rows[kind]) for kind in self.used}
     for kind, n in self.used.items(): self.room[kind] = max(self.room[kind], (n + coming.get(kind, 0)) * 9 // 8)
     for name, kind in self.kinds.items():
         if kind != "slots": self.storage[name] = self._laid(self.storage[name][rows[kind]], self.room[kind])
-    self.storage["start"][:len(kept)] = count.cumsum(0) - count
+    self.storage["start"][:len(kept)] = count.cumsum(0) - count  # now there are no gaps
 
 # %% ../nbs/06_memory.ipynb #42c1269f
 @patch
@@ -254,19 +256,19 @@ def _append(self: ReplayMemory, rows, counts) -> torch.Tensor:
 def _states(
     self: ReplayMemory,
     batch: Batch,
-    before: torch.Tensor,  # (n_graphs,) slot of the step before in the episode, -1 where there is none
+    previous: torch.Tensor,  # (n_graphs,) slot of the step before in the episode, -1 where there is none
 ) -> tuple:  # numbers of the states before and after, (n_graphs,) each
     "Write the states that are not there yet."
-    begins = before < 0
+    begins = previous < 0
     new = AtomGraph.collate([batch.graph.only(begins), batch.next_graph]) if begins.any() else batch.next_graph
     rows, counts = stored_rows(new)
     if not self.storage: self._begin(batch, rows, counts)
     other = rows.keys() ^ {name for name, _ in self._of_graph}
     if other: raise ValueError(f"The memory holds other fields: {sorted(other)} differ.")
-    numbers = self._append(rows, counts)
-    states = self.storage["states"][before, 1]
-    states[begins] = numbers[:-len(before)]
-    return states, numbers[-len(before):]
+    written, n = self._append(rows, counts), len(previous)
+    before = self.storage["states"][previous, 1]  # where the step before ended
+    before[begins] = written[:-n]
+    return before, written[-n:]
 
 # %% ../nbs/06_memory.ipynb #06a10010
 @patch
@@ -330,8 +332,9 @@ def add(
     rows = self._rows_of_moves(before)
     self._check_states(before, rows, batch.graph)
     slots, states, follower = self._claim(batch.source), self.storage["states"], self.storage["follower"]
-    overwritten = states[slots, 0]
-    follower[overwritten[overwritten >= 0]], follower[before] = -1, slots
+    overwritten = states[slots, 0]  # states at which the transitions there began
+    follower[overwritten[overwritten >= 0]] = -1
+    follower[before] = slots
     states[slots] = torch.stack([before, after], 1)
     for name, value in own.items(): self.storage[name][rows if name in _PER_ATOM else slots] = value
     return slots
@@ -344,9 +347,10 @@ def _ahead(
 ) -> tuple:  # last slots, summed rewards, discounts of the state after them: (n,) each
     "Follow the episodes of some slots up to `n_step` steps."
     states, follower, rewards = (self.storage[name] for name in ("states", "follower", "reward"))
-    last, reward, discount, going = slots, rewards[slots], rewards.new_full((len(slots),), self.gamma), True
+    last, reward, going = slots, rewards[slots], True
+    discount = rewards.new_full((len(slots),), self.gamma)
     for _ in range(self.settings.n_step - 1):
-        following = follower[states[last, 1]]
+        following = follower[states[last, 1]]  # slot of the next step, -1 where there is none
         going = going & (following >= 0)
         last = torch.where(going, following, last)
         reward = torch.where(going, reward + discount * rewards[last], reward)
@@ -360,17 +364,18 @@ def _collate(
     states: torch.Tensor,  # (n,)
 ) -> tuple:  # (AtomGraph, rows of the moves that begin there)
     "Collate some states."
-    start, count = self.storage["start"][states].T, self.storage["count"][states].T
+    start, count = self.storage["start"][states].T, self.storage["count"][states].T  # (n_kinds, n)
     rows, piece = row_index(start.flatten(), count.flatten())
-    many = count.sum(1).tolist()
-    index = dict(zip(self._ragged, rows.split(many))) | {"graphs": states}
-    of = {kind: x - k * len(states) for k, (kind, x) in enumerate(zip(self._ragged, piece.split(many)))}
+    sizes = count.sum(1).tolist()  # rows of each kind
+    index = dict(zip(self._ragged, rows.split(sizes))) | {"graphs": states}  # kind -> rows to pick
+    pieces = enumerate(zip(self._ragged, piece.split(sizes)))
+    owner = {kind: each - k * len(states) for k, (kind, each) in pieces}  # kind -> structure of each row
     values = {name: self.storage[name].index_select(0, index[kind]) for name, kind in self._of_graph}
-    first = count[0].cumsum(0) - count[0]
+    first = count[0].cumsum(0) - count[0]  # first atom of each structure
     for name in [name for name in values if name.endswith("_index")]:
-        values[name] = (values[name] + first.index_select(0, of[rows_of(name)])[:, None]).T
+        values[name] = (values[name] + first.index_select(0, owner[rows_of(name)])[:, None]).T
     shift = values.pop("edge_shift", None)
-    graph = AtomGraph(**values, batch=of["atoms"])
+    graph = AtomGraph(**values, batch=owner["atoms"])
     return graph if shift is None else replace(graph, edge_vec=edge_vectors(graph, shift)), index["atoms"]
 
 # %% ../nbs/06_memory.ipynb #8c896b82
@@ -384,6 +389,7 @@ def get(
     last, reward, discount = self._ahead(slots)
     graph, rows = self._collate(self.storage["states"][slots, 0])
     next_graph, _ = self._collate(self.storage["states"][last, 1])
+    # field -> rows to read; whether the episode ends is known from the last step
     index = dict.fromkeys(_OF_BATCH, slots) | dict.fromkeys(_PER_ATOM, rows) | dict.fromkeys(_OF_END, last)
     own = {name: self.storage[name].index_select(0, index[name]) for name in _OF_BATCH}
     return Batch(graph=graph, next_graph=next_graph, discount=discount, **own | dict(reward=reward))
@@ -408,16 +414,18 @@ def draw(
 ) -> torch.Tensor:  # (batch_size,)
     "Choose slots as the settings say."
     s, agent, sizes = self.settings, self.lanes[0], [lane.used for lane in self.lanes]
-    place = torch.randint(sum(sizes), (batch_size,), generator=generator)
+    place = torch.randint(sum(sizes), (batch_size,), generator=generator)  # among all in use, the agent's first
     if s.sampling == "expert" and all(sizes):
         place, n = torch.randint(sizes[0], (batch_size,), generator=generator), round(s.expert_share * batch_size)
         place[:n] = sizes[0] + torch.randint(sizes[1], (n,), generator=generator)
     if s.sampling == "recent":
         u = torch.rand(batch_size, generator=generator, dtype=torch.float64)
-        age = -s.half_life * torch.log2(1 - u * (1 - 2 ** (-sizes[0] / s.half_life)))
+        oldest = 2 ** (-sizes[0] / s.half_life)  # how often the oldest is drawn, against the newest
+        age = -s.half_life * torch.log2(1 - u * (1 - oldest))
         newest = agent.written - 1 - age.long().clamp(max=sizes[0] - 1)
         place = torch.where(place < sizes[0], newest % agent.slots, place)
-    return place if len(sizes) == 1 else torch.where(place < sizes[0], place, place - sizes[0] + agent.slots)
+    if len(sizes) == 1: return place
+    return torch.where(place < sizes[0], place, place - sizes[0] + agent.slots)  # the expert's lane lies behind
 
 # %% ../nbs/06_memory.ipynb #b74bf4a6
 def ages(

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from .files import read_json, read_rows
 from .memory import ReplayMemory
-from .networks import load_policy
+from .policies import load_policy
 from .schema import EXPERT, TD3, Rule, check
 from .structures import InputError
 from .td3 import TD3Agent

@@ -15,6 +15,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 
 from .coordinates import Coordinates
+from .embedded import LearnedCalculator
 from .learned import (ActorPlanner, actor_planner, away_from_home, choose_policy, find_policy, known_part,
                                learned_planner, shipped_policies)
 from .planner import Planner
@@ -66,6 +67,11 @@ def _with_policy(coordinates, calculator, policy, name, maxstep, patience):
     atoms, (actor, card) = coordinates.atoms.copy(), policy
     atoms.calc = calculator
     part, doubt = known_part(atoms, card), away_from_home(atoms, card)
+    if part.all() and actor.settings.head == "embedded":
+        known = Surrogate(coordinates, LearnedCalculator(actor))
+        known.name = f"what {name} learned"
+        planner = _planner(coordinates, maxstep, patience, known)
+        return Choice(planner, f"{known.name}, until its forces are found wrong")
     why = f"{name}, carefully, because {doubt}" if doubt else f"{name}, which knows such structures"
     if part.any() and actor.settings.head == "potential":
         planner = learned_planner(coordinates, calculator, actor, card, maxstep, patience)
@@ -73,7 +79,7 @@ def _with_policy(coordinates, calculator, policy, name, maxstep, patience):
     if part.all() and not coordinates.beyond_fixed_atoms:
         return Choice(actor_planner(atoms, actor, card, maxstep, patience), why)
     if not part.any(): lacks = f"knows nothing of {atoms.symbols}"
-    elif not part.all(): lacks = "proposes moves of whole structures"
+    elif not part.all(): lacks = "plans for whole structures"
     else: lacks = "proposes moves in a fixed cell, with fixed atoms at most"
     return Choice(_planner(coordinates, maxstep, patience), f"{SPRINGS}, because {name} {lacks}")
 

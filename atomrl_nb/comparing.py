@@ -21,7 +21,7 @@ from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 
 from .checkpoints import DiskError, disk_errors
-from .networks import Policy
+from .policies import Policy
 from .optimizer import ABOVE, RLOptimizer, stress_of
 from .report import RISE, Report, space_group, warnings_of
 from .structures import CountedCalculator, as_calculator

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.io.trajectory import TrajectoryWriter
-from .networks import Policy
+from .policies import Policy
 from .report import Report
 __all__ = ['log', 'CLASSICAL', 'Relaxed', 'relax', 'summary']
 log: Any

@@ -18,7 +18,7 @@ from ase import Atoms
 from .checkpoints import Table, disk_errors, save_checkpoint
 from .environment import MOVE, Environment, EvaluationFailed
 from .learner import Trainer, loop_state
-from .networks import save_policy
+from .policies import save_policy
 from .settings import Settings
 from .neighbours import coordination
 from .structures import perturb

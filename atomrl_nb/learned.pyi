@@ -12,11 +12,12 @@ from .coordinates import Coordinates, EnergyForces, Place
 from .force_field import ForceField
 from .graphs import AtomGraph
 from .internals import Measured
-from .networks import Actor, Policy
+from .networks import Actor
+from .policies import Policy
 from .planner import Planner
 from .trust import Evaluation, Trust
 from .walk import Known
-__all__ = ['CAREFUL', 'TEACHERS', 'shipped_policies', 'find_policy', 'known_part', 'taught_by', 'away_from_home', 'choose_policy', 'ActorPlanner', 'actor_planner', 'observe', 'propose_moves', 'smallest_allowed', 'Shortened', 'kept_apart', 'LearnedEnergy', 'LoopSettings', 'loop_of', 'learned_planner', 'Beside']
+__all__ = ['CAREFUL', 'TEACHERS', 'MODEL_POTENTIALS', 'shipped_policies', 'find_policy', 'known_part', 'taught_by', 'away_from_home', 'choose_policy', 'ActorPlanner', 'actor_planner', 'observe', 'propose_moves', 'smallest_allowed', 'Shortened', 'kept_apart', 'LearnedEnergy', 'LoopSettings', 'loop_of', 'learned_planner', 'Beside']
 
 def shipped_policies() -> dict:
     """List the policies that come with the package.
@@ -31,6 +32,7 @@ def find_policy(policy: str | Path) -> Policy:
     """
 CAREFUL: float  # Å: trust radius of the first move of a policy that is away from home
 TEACHERS: dict[str, tuple[str, ...]]  # spec of a card -> classes
+MODEL_POTENTIALS: Any  # classes that are no real chemistry
 
 def known_part(atoms: Atoms, card: dict) -> np.ndarray:
     """Tell which atoms are of elements that a policy was trained on.

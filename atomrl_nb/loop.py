@@ -16,7 +16,7 @@ import numpy as np
 
 from .checkpoints import read_run
 from .learned import loop_of
-from .networks import Policy, load_policy, save_policy
+from .policies import Policy, load_policy, save_policy
 from .optimizer import RelaxMany, RLOptimizer
 from .structures import CountedCalculator, InputError, OutOfBudget, calculator, perturb
 from .settings import settings_from

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from .networks import Policy
+from .policies import Policy
 from .structures import CountedCalculator
 __all__ = ['numbers_of', 'with_numbers', 'evaluations_of', 'LoopSearch', 'FoundLoop', 'Metered', 'search_loop', 'tune_run']
 

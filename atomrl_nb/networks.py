@@ -6,29 +6,26 @@
 __all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'NetworkSettings', 'check_network', 'element_features', 'rms_force', 'output_scale',
            'Directed', 'unit_and_norm', 'at_most', 'RelativeInputs', 'relative_inputs', 'check_finite', 'Embedding',
            'AtomFeatures', 'Network', 'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Proposal', 'Actor',
-           'Critic', 'TwinCritics', 'Policy', 'save_policy', 'load_policy']
+           'Critic', 'TwinCritics']
 
 # %% ../nbs/02_networks.ipynb #65691284
-import json, math, os
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from ase.data import atomic_masses, covalent_radii
 from e3nn import o3
 from e3nn.math import soft_one_hot_linspace
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from .convolutions import Convolution, EdgeSettings, Gate, Linear, geometry_of, to_rows
 from .graphs import AtomGraph
 from .hessian import capped, translation_free
 from .planning import PlanSettings, plan
 from .potential import EnergyModel, LocalEnergy
-from .schema import CARD, NETWORK, build, check, plain_values
+from .schema import NETWORK, build, plain_values
 from .structures import InputError
 
 # %% ../nbs/02_networks.ipynb #5ed2b177
@@ -53,6 +50,7 @@ class NetworkSettings(EdgeSettings):
     max_displacement: float = 0.6  # cap on the largest displacement of an atom [Å]
     sub_steps: int = 4  # planned in the learned energy for one proposal, for the head "potential"
     powers: bool = False  # inverse powers of the distance in the learned energy, for steep walls
+    angles: int = 0  # directed densities in the learned energy: angles between bonds
     env_input_dim: int = 0  # numbers of environment information for each structure
     tail_mlp: str = "env"  # of the critic: "env", only with environment information, or "always", for one experiment
 
@@ -421,16 +419,18 @@ class Proposal(NamedTuple):
 
 class Actor(Network):
     "Propose a displacement for every atom."
-    HEADS = dict(direct=o3.Irreps("1x0e+1x1o"), potential=EnergyModel.IRREPS, plain=o3.Irreps("1x1o"))
+    HEADS = dict(direct=o3.Irreps("1x0e+1x1o"), potential=EnergyModel.irreps(), plain=o3.Irreps("1x1o"))
 
     def __init__(
         self,
         settings: NetworkSettings = NetworkSettings(),  # architecture and head
     ):
-        super().__init__(settings, self.HEADS[check_network(settings).head])
+        head = check_network(settings).head
+        irreps = EnergyModel.irreps(settings.angles) if head == "potential" else self.HEADS[head]
+        super().__init__(settings, irreps)
         if settings.head != "plain": _start_small(self.layers[-1])
         if settings.head == "potential":
-            self.potential = EnergyModel(settings.cutoff, settings.stiffness, settings.powers)
+            self.potential = EnergyModel(settings.cutoff, settings.stiffness, settings.powers, settings.angles)
         if settings.env_input_dim: self.gate = Tail(settings.channels + settings.env_input_dim)
 
     def forward(
@@ -524,54 +524,3 @@ class TwinCritics(Critic):
         "Judge by the first critic alone."
         parameters = {name: both[0] for name, both in self.named_parameters()}
         return torch.func.functional_call(self._one_critic, parameters, (graph, displacement))
-
-# %% ../nbs/02_networks.ipynb #40999c2e
-class Policy(NamedTuple):
-    "An actor, and where it comes from."
-    actor: Actor
-    card: dict  # what it was trained on, and the numbers of its loop: plain JSON values
-
-    @property
-    def loop(self) -> dict:
-        "Numbers of the loop that a search has found, empty where there was none."
-        return self.card.get("loop", {})
-
-def save_policy(
-    path: str | Path,  # file to write, `*.safetensors`
-    actor: Actor,
-    card: dict,  # what the policy was trained on: plain JSON values
-):
-    "Write an actor with its settings and card."
-    metadata = dict(format="atomrl_nb policy 2", network=json.dumps(asdict(actor.settings)), card=json.dumps(card))
-    tensors = {k: v.detach().cpu().contiguous() for k, v in actor.state_dict().items()}
-    beside = Path(f"{path}.part")
-    beside.write_bytes(_ordered(save(tensors, metadata)))
-    os.replace(beside, path)
-
-def _ordered(data: bytes) -> bytes:
-    "Order the header of a safetensors file, so that equal policies are equal files."
-    length = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[length:]
-
-# %% ../nbs/02_networks.ipynb #0200015
-def load_policy(
-    path: str | Path,  # file that `save_policy` wrote
-) -> Policy:
-    "Read an actor and its card; nothing in the file is executed."
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
-        network, card = json.loads(metadata["network"]), json.loads(metadata["card"])
-        settings = build(NetworkSettings(), network, NETWORK, "network.", path)
-        with torch.random.fork_rng(devices=[]): actor = Actor(settings)
-        check(card, CARD, "card.", path, names="any")
-        actor.load_state_dict(tensors)
-        if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
-            raise ValueError("it holds numbers that are not finite")
-    except InputError: raise  # says what is wrong
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} is not a policy of this package, or is damaged "
-                         f"({type(error).__name__}).") from error
-    return Policy(actor.eval(), card)

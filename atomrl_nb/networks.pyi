@@ -3,13 +3,12 @@
 from typing import Any
 from dataclasses import dataclass
 from typing import NamedTuple
-from pathlib import Path
 import torch
 from e3nn import o3
 from .convolutions import EdgeSettings
 from .graphs import AtomGraph
 from .potential import EnergyModel, LocalEnergy
-__all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'NetworkSettings', 'check_network', 'element_features', 'rms_force', 'output_scale', 'Directed', 'unit_and_norm', 'at_most', 'RelativeInputs', 'relative_inputs', 'check_finite', 'Embedding', 'AtomFeatures', 'Network', 'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Proposal', 'Actor', 'Critic', 'TwinCritics', 'Policy', 'save_policy', 'load_policy']
+__all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'NetworkSettings', 'check_network', 'element_features', 'rms_force', 'output_scale', 'Directed', 'unit_and_norm', 'at_most', 'RelativeInputs', 'relative_inputs', 'check_finite', 'Embedding', 'AtomFeatures', 'Network', 'PlainNetwork', 'to_displacement', 'Tail', 'with_env', 'Proposal', 'Actor', 'Critic', 'TwinCritics']
 SKIN: float  # Å beyond the cutoff: neighbours that a planned move may bring within it
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class NetworkSettings(EdgeSettings):
     max_displacement: cap on the largest displacement of an atom [Å]
     sub_steps: planned in the learned energy for one proposal, for the head "potential"
     powers: inverse powers of the distance in the learned energy, for steep walls
+    angles: directed densities in the learned energy: angles between bonds
     env_input_dim: numbers of environment information for each structure
     tail_mlp: of the critic: "env", only with environment information, or "always", for one experiment
     """
@@ -51,6 +51,7 @@ class NetworkSettings(EdgeSettings):
     max_displacement: float = 0.6
     sub_steps: int = 4
     powers: bool = False
+    angles: int = 0
     env_input_dim: int = 0
     tail_mlp: str = 'env'
     @property
@@ -300,27 +301,3 @@ class TwinCritics(Critic):
         displacement: (n_atoms, 3) [Å]
         returns: (n_graphs,)
         """
-
-class Policy(NamedTuple):
-    """An actor, and where it comes from.
-
-    card: what it was trained on, and the numbers of its loop: plain JSON values
-    """
-    actor: Actor
-    card: dict
-    @property
-    def loop(self) -> dict:
-        """Numbers of the loop that a search has found, empty where there was none."""
-
-def save_policy(path: str | Path, actor: Actor, card: dict) -> None:
-    """Write an actor with its settings and card.
-
-    path: file to write, `*.safetensors`
-    card: what the policy was trained on: plain JSON values
-    """
-
-def load_policy(path: str | Path) -> Policy:
-    """Read an actor and its card; nothing in the file is executed.
-
-    path: file that `save_policy` wrote
-    """

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 import torch
+from e3nn import o3
 from .graphs import AtomGraph
 from .hessian import Hessian
-__all__ = ['Radial', 'radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of', 'radial_sums', 'Moved', 'BondPairs', 'pairs_of', 'EnergyModel']
+__all__ = ['DEGREES', 'Radial', 'radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of', 'radial_sums', 'Harmonics', 'harmonics', 'Moved', 'Angles', 'BondPairs', 'pairs_of', 'EnergyModel']
 
 class Radial(NamedTuple):
     """Radial functions with two derivatives.
@@ -39,15 +40,16 @@ def power_derivatives(length: torch.Tensor, cutoff: float) -> Radial:
 
 @dataclass(frozen=True)
 class LocalEnergy:
-    """Pair and density terms around a structure.
+    """Pair, density and angle terms around a structure.
 
     graph: with edges, somewhat farther than the cutoff
     bonds: (n_bonds,) one edge of each bond
     cutoff: [Å]
     powers: whether the last two radial functions are inverse powers
     pair: (n_bonds, n_basis) of phi [eV]
-    density: (2, n_bonds, n_terms, n_basis) of psi: from source to destination, and back
+    density: (2, n_bonds, n_terms + n_angles, n_basis) of psi: from source to destination, and back
     bend: (2, n_atoms, n_terms): b and c [eV]
+    turn: (n_atoms, n_angles, 2): k of degree 1 and 2 [eV]; n_angles may be 0
     """
     graph: AtomGraph
     bonds: torch.Tensor
@@ -56,9 +58,10 @@ class LocalEnergy:
     pair: torch.Tensor
     density: torch.Tensor
     bend: torch.Tensor
+    turn: torch.Tensor
     @cached_property
     def mixing(self) -> torch.Tensor:
-        """returns: (1 + 2 n_terms, n_basis, n_bonds): coefficients of all radial sums, bonds last"""
+        """returns: (1 + 2 (n_terms + n_angles), n_basis, n_bonds), of all radial sums"""
     def on(self, graph: AtomGraph) -> 'LocalEnergy':
         """Keep the coefficients, in the precision of a graph.
 
@@ -84,6 +87,22 @@ def radial_sums(mixing: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     basis: (n_basis, 3, n_bonds) radial functions with two derivatives
     returns: (n_sums, 3, n_bonds)
     """
+DEGREES: tuple[int, ...]  # of the eight harmonics
+
+class Harmonics(NamedTuple):
+    """Harmonics of directions, and their slopes as polynomials of three components.
+
+    values: (n_bonds, 8)
+    slopes: (n_bonds, 8, 3)
+    """
+    values: torch.Tensor
+    slopes: torch.Tensor
+
+def harmonics(unit: torch.Tensor) -> Harmonics:
+    """Compute the harmonics of degree 1 and 2.
+
+    unit: (n_bonds, 3) directions
+    """
 
 class Moved:
     """A local energy at displaced atoms."""
@@ -97,12 +116,19 @@ class Moved:
     psi: Any
     rho: Any
     pull: Any
+    angles: Any
     def __init__(self, local: LocalEnergy, shift: torch.Tensor | None=None, stretch: torch.Tensor | None=None) -> None:
         """shift: (n_atoms, 3) displacement [Å]; None: none
-        stretch: (3, 3) deformation of what the atoms are displaced from; None: none
+        stretch: (3, 3), or one for each structure, of what is displaced; None: none
+        """
+    def gather(self, given: torch.Tensor) -> torch.Tensor:
+        """Sum what the bonds give to their two atoms.
+
+        given: (2, n_bonds, ...): from source to destination, and back
+        returns: (n_atoms, ...)
         """
     def energy(self) -> torch.Tensor:
-        """Sum the energies of bonds and densities.
+        """Sum the energies of bonds, densities and angles.
 
         returns: (n_graphs,) [eV], up to a constant
         """
@@ -112,18 +138,60 @@ class Moved:
         order: 1 or 2
         returns: (n_bonds,) [eV/Å] or [eV/Å²]
         """
+    def tensions(self) -> torch.Tensor:
+        """Differentiate the energy with the vector of each bond.
+
+        returns: (n_bonds, 3) [eV/Å]
+        """
     def forces(self) -> torch.Tensor:
-        """Sum tensions along the bonds of each atom; fixed atoms feel none.
+        """Sum the tensions of the bonds of each atom; fixed atoms feel none.
 
         returns: (n_atoms, 3) [eV/Å]
         """
-    def virial(self) -> torch.Tensor:
-        """Sum tensions times bonds: minus the slope of the energy with a strain.
+    def virials(self) -> torch.Tensor:
+        """Sum tensions times bonds of each structure: minus the slope of the energy with a strain.
 
-        returns: (3, 3) [eV], all structures together
+        returns: (n_graphs, 3, 3) [eV]
         """
     def hessian(self) -> Hessian:
         """Make springs of bonds and levers of densities."""
+
+class Angles:
+    """Directed densities at displaced atoms."""
+    moved: Moved
+    psi: torch.Tensor
+    degree: Any
+    degrees: Any
+    sides: Any
+    values: Any
+    slopes: Any
+    rho: Any
+    turn: Any
+    pull: Any
+    def __init__(self, moved: Moved, psi: torch.Tensor) -> None:
+        """moved: lengths and directions
+        psi: (2, n_bonds, n_angles, 3), with two derivatives
+        """
+    def energies(self) -> torch.Tensor:
+        """Sum the squares of the directed densities.
+
+        returns: (n_atoms,) [eV]
+        """
+    def steps(self) -> torch.Tensor:
+        """Differentiate what each bond gives to the directed densities of its atoms with the vector of the bond.
+
+        returns: (2, n_bonds, n_angles, 8, 3) [1/Å]
+        """
+    def slope(self) -> torch.Tensor:
+        """Differentiate the energy with the vector of each bond.
+
+        returns: (n_bonds, 3) [eV/Å]
+        """
+    def springs(self) -> torch.Tensor:
+        """Differentiate the energy twice with the vector of each bond, at constant slopes of the directed densities.
+
+        returns: (n_bonds, 3, 3) [eV/Å²]
+        """
 
 class BondPairs(NamedTuple):
     """The pairs of atoms that bonds connect, images merged.
@@ -146,20 +214,24 @@ class EnergyModel(torch.nn.Module):
     FACTORS: int  # invariants of an atom that mix radial functions; densities; radial functions
     TERMS: int  # invariants of an atom that mix radial functions; densities; radial functions
     BASIS: int  # invariants of an atom that mix radial functions; densities; radial functions
-    IRREPS: Any  # inputs: factors of pairs and of densities, b, c, a scale
+    angles: int
     cutoff: float
     stiffness: Any
     powers: bool
     pair: Any
     density: Any
-    def __init__(self, cutoff: float=5.0, stiffness: float=8.0, powers: bool=False) -> None:
+    def __init__(self, cutoff: float=5.0, stiffness: float=8.0, powers: bool=False, angles: int=0) -> None:
         """cutoff: [Å]
         stiffness: of a typical atom, to begin with [eV/Å²]
         powers: inverse powers join the radial functions
+        angles: directed densities
         """
+    @classmethod
+    def irreps(cls, angles: int=0) -> o3.Irreps:
+        """Name the inputs: factors of pairs and of densities, b, c, k of the angles, a scale."""
     def forward(self, invariants: torch.Tensor, graph: AtomGraph) -> LocalEnergy:
         """Make the coefficients of bonds and atoms.
 
-        invariants: (n_atoms, IRREPS.dim) of the network
+        invariants: (n_atoms, irreps(angles).dim) of the network
         graph: with edges
         """

@@ -25,7 +25,8 @@ from .checkpoints import (DiskError, Table, check_free, create_run, disk_errors,
                                    load_checkpoint, only_writer, read_run, read_state, write_state)
 from .evaluation import evaluated_until, write_checkpoint
 from .learner import METRICS, Trainer, load_loop_state, loop_state
-from .networks import NetworkSettings, load_policy
+from .networks import NetworkSettings
+from .policies import load_policy
 from .settings import Settings, check_settings, settings_from
 from .structures import (InputError, calculator, check_name, check_structure, fixed_mask, known_elements,
                                   load, runs_code)

@@ -12,7 +12,7 @@ from atomrl_nb.environment import Environment
 from atomrl_nb.expert import (SCHEDULES, ExpertSettings, call_share, fade, fake_step, hindsight, imitation_at,
                               initial_hessian, nfake_at, running_success, update_hessian)
 from atomrl_nb.memory import MemorySettings
-from atomrl_nb.networks import load_policy
+from atomrl_nb.policies import load_policy
 from atomrl_nb.structures import CountedCalculator, calculator, load, perturb
 from atomrl_nb.learner import Trainer
 from atomrl_nb.training import train

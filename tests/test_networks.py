@@ -156,7 +156,7 @@ def test_solvers_agree_and_masks_hold(double, names):
     spec = "lj" if names == ("lj13",) else "emt"
     graph = AtomGraph.collate([with_forces(perturb(a, 0.1, seed=k), spec=spec, cutoff=6.0)
                                for k, a in enumerate(load(*names))])
-    hessian = Moved(EnergyModel()(0.3 * torch.randn(graph.n_atoms, EnergyModel.IRREPS.dim), graph)).hessian()
+    hessian = Moved(EnergyModel()(0.3 * torch.randn(graph.n_atoms, EnergyModel.irreps().dim), graph)).hessian()
     dense = saddle_free_step(hessian, graph.forces, dense_atoms=100)
     iterated = saddle_free_step(hessian, graph.forces, dense_atoms=0, iterations=48)
     assert relative(iterated, dense) < 1e-8
@@ -167,7 +167,7 @@ def test_gradients_of_both_solvers_agree(double):
     torch.manual_seed(0)
     graph = AtomGraph.collate([with_forces(perturb(a, 0.2, seed=k), cutoff=6.0)
                                for k, a in enumerate(load("cuau4", "alloys8")[:3])])
-    invariants, weights = 0.3 * torch.randn(graph.n_atoms, EnergyModel.IRREPS.dim), torch.randn(graph.n_atoms, 3)
+    invariants, weights = 0.3 * torch.randn(graph.n_atoms, EnergyModel.irreps().dim), torch.randn(graph.n_atoms, 3)
     model = EnergyModel()
     step = lambda n: saddle_free_step(Moved(model(invariants, graph)).hessian(), graph.forces, dense_atoms=n,
                                       iterations=30)

@@ -236,7 +236,7 @@ def test_a_policy_away_from_home_begins_carefully():
 
 
 def test_a_policy_of_nans_is_refused(tmp_path):
-    from atomrl_nb.networks import save_policy
+    from atomrl_nb.policies import save_policy
     actor, card = find_policy("fcc-alloys")
     next(actor.parameters()).data.fill_(float("nan"))
     save_policy(tmp_path / "p.safetensors", actor, card)

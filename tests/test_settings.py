@@ -17,7 +17,8 @@ from atomrl_nb.cli import diagnose_main, relax_main, train_main
 from atomrl_nb.learned import LoopSettings, loop_of
 from atomrl_nb.learner import METRICS
 from atomrl_nb.loop import LoopSearch, _Generations
-from atomrl_nb.networks import Actor, NetworkSettings, Policy, load_policy, save_policy
+from atomrl_nb.networks import Actor, NetworkSettings
+from atomrl_nb.policies import Policy, load_policy, save_policy
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.planner import Planner, PlannerSettings
 from atomrl_nb.schema import LIST, LOOP, NETWORK, PLANNER, SCHEMA, TEXT

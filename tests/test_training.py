@@ -22,7 +22,8 @@ from atomrl_nb.cli import train_main
 from atomrl_nb.diagnostics import plot_results, read_table
 from atomrl_nb.environment import CalculatorBroken, Environment, EvaluationFailed
 from atomrl_nb.expert import ExpertSettings
-from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
+from atomrl_nb.networks import NetworkSettings
+from atomrl_nb.policies import load_policy, save_policy
 from atomrl_nb.learned import shipped_policies
 from atomrl_nb.structures import InputError, load
 from atomrl_nb.settings import Settings

@@ -11,7 +11,9 @@ from ase.filters import FrechetCellFilter
 from atomrl_nb.comparing import relax
 from atomrl_nb.diagnostics import diagnose
 from atomrl_nb.learned import find_policy
-from atomrl_nb.networks import Actor, Policy, save_policy
+from atomrl_nb.embedded import EmbeddedEnergy
+from atomrl_nb.networks import Actor
+from atomrl_nb.policies import Policy, save_policy
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
 from atomrl_nb.report import Report
 from atomrl_nb.search import search
@@ -73,7 +75,7 @@ def relax_many() -> list[str]:
 def look_for_the_lowest_minimum() -> float:
     """Search, with a policy that is found by its name."""
     policy: Policy = find_policy("lj-clusters")
-    actor: Actor = policy.actor
+    actor: Actor | EmbeddedEnergy = policy.actor
     loop: dict = policy.loop
     save_policy("mine.safetensors", actor, policy.card | {"loop": loop})
     policy.network  # type: ignore[attr-defined]

@@ -20,7 +20,8 @@ from atomrl_nb import checkpoints
 from atomrl_nb.checkpoints import Table, latest_t_total
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.experiment import Experiment, experiment_main
-from atomrl_nb.networks import NetworkSettings, load_policy
+from atomrl_nb.networks import NetworkSettings
+from atomrl_nb.policies import load_policy
 from atomrl_nb.settings import Settings
 from atomrl_nb.callbacks import BaseCallback
 from atomrl_nb.training import resume, train

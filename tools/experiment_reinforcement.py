@@ -19,7 +19,7 @@ from train_shipped import POLICIES, POTENTIALS, alfe_cells
 from atomrl_nb.checkpoints import write_text
 from atomrl_nb.experiment import Experiment, experiment_main, experiment_parser
 from atomrl_nb.loop import LoopSearch, evaluations_of, numbers_of, search_loop, with_numbers
-from atomrl_nb.networks import load_policy, save_policy
+from atomrl_nb.policies import load_policy, save_policy
 from atomrl_nb.structures import calculator, perturb, random_cluster
 from atomrl_nb.test_sets import draw_crystal, starts_of, thrown
 from atomrl_nb.evaluation import card_of

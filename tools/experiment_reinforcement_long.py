@@ -15,7 +15,7 @@ from experiment_reinforcement import CAP, CASES, FMAX, RESULTS, TD3, handed_numb
 
 from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.loop import evaluations_of
-from atomrl_nb.networks import load_policy, save_policy
+from atomrl_nb.policies import load_policy, save_policy
 from atomrl_nb.structures import calculator
 from atomrl_nb.callbacks import BaseCallback
 from atomrl_nb.evaluation import card_of

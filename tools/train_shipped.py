@@ -19,7 +19,8 @@ from atomrl_nb.checkpoints import write_text
 from atomrl_nb.environment import EnvironmentSettings
 from atomrl_nb.expert import ExpertSettings
 from atomrl_nb.loop import LoopSearch, tune_run
-from atomrl_nb.networks import NetworkSettings, load_policy, save_policy
+from atomrl_nb.networks import NetworkSettings
+from atomrl_nb.policies import load_policy, save_policy
 from atomrl_nb.structures import load, scatter
 from atomrl_nb.td3 import TD3Settings
 from atomrl_nb.settings import Settings

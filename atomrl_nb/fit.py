@@ -16,8 +16,9 @@ import torch
 from ase import Atoms
 
 from .embedded import EmbeddedEnergy, EmbeddedSettings, compute
-from .frames import HIGH, Batch, Sampler, split, trajectories_of
+from .frames import HIGH, Batch, Sampler, Split, split, trajectories_of
 from .policies import Policy
+from .schema import FIT, build, plain_values
 from .structures import InputError
 
 # %% ../nbs/07b_fit.ipynb #7b000006
@@ -75,7 +76,8 @@ def errors_of(
     found, graph, p = compute(model, batch.graph, training), batch.graph, _pairs(batch)
     forces = found.forces.masked_fill(graph.fixed[:, None], 0.0)
     missed = forces - graph.forces
-    force = _norm(graph.mean(missed.square().sum(1))) / (graph.mean(graph.forces.square().sum(1)).sqrt() + SMALL["force"])
+    size = graph.mean(graph.forces.square().sum(1)).sqrt() + SMALL["force"]
+    force = _norm(graph.mean(missed.square().sum(1))) / size
     def mean(rows): return rows.new_zeros(len(p.first)).index_add(0, p.pair, rows) / graph.sizes[p.first]
     true = graph.forces[p.other] - graph.forces[p.atom]
     change = _norm(mean((missed[p.other] - missed[p.atom]).square().sum(1)))
@@ -102,10 +104,15 @@ def fit(
     frames: list,  # of `Atoms` with forces, as `read_frames` gives them
     settings: FitSettings = FitSettings(),
     begin_with: Policy | None = None,  # of the same kind, to go on from
+    kept_back: list | None = None,  # frames to test on; None: some of the structures
     watch: Callable = lambda row, policy: None,  # called after each test
 ) -> Fitted:
     "Fit an energy to frames."
-    s, parts = settings, split(trajectories_of(frames), settings.kept_back, settings.seed)
+    s, trajectories = build(settings, plain_values(settings), FIT, "fit."), trajectories_of(frames)
+    if kept_back is None: parts = split(trajectories, s.kept_back, s.seed)
+    else: parts = Split(trajectories, trajectories_of(kept_back), "hand")
+    if begin_with is not None and begin_with.actor.settings.head != "embedded":
+        raise InputError("A fit goes on from a policy that was fitted, not from one of another kind.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
         model = EmbeddedEnergy(s.network) if begin_with is None else copy.deepcopy(begin_with.actor).float().train()
@@ -152,7 +159,7 @@ class _Learning:
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.model.parameters()): mean.lerp_(now, 1 - kept)
 
-def _test_batches(trajectories, reach, count=4):
+def _test_batches(trajectories, reach, count=2):
     "Draw the frames that tests are made on, the same each time."
     sampler = Sampler([t for t in trajectories if (t.fmax < HIGH).sum() > 1], reach)
     return [sampler.draw(24, 4, np.random.default_rng(k)) for k in range(count)] if sampler.trajectories else []
@@ -174,4 +181,4 @@ def _card(parts, row, begin_with):
     return dict(elements=sorted(symbols), frames=sum(map(len, train)), trajectories=len(train),
                 formulas=len({t.formula for t in train}), kept_back=len(parts.kept_back), split_by=parts.by,
                 largest=max(len(t.numbers) for t in train),
-                errors={name: round(row[name], 4) for name in Errors._fields if not math.isnan(row.get(name, math.nan))})
+                errors={name: round(row[name], 4) for name in Errors._fields if name in row and row[name] == row[name]})

@@ -63,10 +63,11 @@ class Fitted(NamedTuple):
     policy: Policy
     curve: list
 
-def fit(frames: list, settings: FitSettings=..., begin_with: Policy | None=None, watch: Callable=...) -> Fitted:
+def fit(frames: list, settings: FitSettings=..., begin_with: Policy | None=None, kept_back: list | None=None, watch: Callable=...) -> Fitted:
     """Fit an energy to frames.
 
     frames: of `Atoms` with forces, as `read_frames` gives them
     begin_with: of the same kind, to go on from
+    kept_back: frames to test on; None: some of the structures
     watch: called after each test
     """

@@ -335,6 +335,7 @@ class RLOptimizer(Running):
         patience: int | None = None,  # evaluations without progress before planning is given up; None: the planner's
         surrogate_first: bool = True,  # relax in the surrogate before the first evaluation
         surrogate_name: str = "",  # how the log calls the surrogate; empty: by its spec or its class
+        learn: str | Path | None = None,  # folder that keeps what is seen, and a policy that is fitted to it
         **kwargs,
     ):
         if isinstance(atoms, OptimizableAtoms): atoms = atoms.atoms  # what ASE's basin hopping gives
@@ -345,7 +346,9 @@ class RLOptimizer(Running):
         if isinstance(surrogate, str): surrogate, surrogate_name = calculator(surrogate), surrogate
         self.maxstep, self.surrogate_first = maxstep or self.defaults["maxstep"], surrogate_first
         self.fallback_name = fallback if fallback == "auto" else check_name(fallback, FALLBACKS, "fallback")
-        self.patience = patience
+        self.patience, self.project = patience, None if learn is None else _project(learn)
+        if self.project is not None and policy == "auto" and surrogate is None and self.project.file.exists():
+            policy = self.project.folder
         self.planner, self.planned_in = plan_for(self.coordinates, bare.calc, policy, surrogate,
                                                  self.maxstep, patience, surrogate_name)
         self.curved, self.kicked, self.kick = (None, (None, None)), None, None
@@ -390,9 +393,23 @@ class RLOptimizer(Running):
             warnings.simplefilter("ignore", UserWarning)
             restore(self, self.load())
 
+    def end(self, converged: bool) -> bool:  # whether the run has converged
+        "Leave the best point, and learn from what was seen."
+        converged = super().end(converged)
+        if self.project is None: return converged
+        name = self.coordinates.atoms.info.get("source", str(self.coordinates.atoms.symbols))
+        learnt = self.project.take_in(self.coordinates, self.trust.history, name)
+        if learnt: self.say(learnt)
+        return converged
+
     def report(self) -> Report:
         "Sum up the relaxation, as far as it has run."
         return report_of(self)
+
+def _project(folder):
+    "Open the folder of a project; its locks, which Windows does not have, are needed here alone."
+    from atomrl_nb.project import Project
+    return Project(folder)
 
 # %% ../nbs/12_optimizer.ipynb #12ca000c
 def _identity(atoms):

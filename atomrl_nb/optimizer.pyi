@@ -164,10 +164,11 @@ class RLOptimizer(Running):
     surrogate_first: bool
     fallback_name: Any
     patience: int | None
+    project: Any
     seconds: Any
     fmax: Any
     atoms: Any
-    def __init__(self, atoms: Atoms | Filter, policy: str | Path | tuple='auto', surrogate: Calculator | str | None=None, restart=None, logfile='-', trajectory=None, maxstep: float | None=None, fallback: str='auto', patience: int | None=None, surrogate_first: bool=True, surrogate_name: str='', **kwargs) -> None:
+    def __init__(self, atoms: Atoms | Filter, policy: str | Path | tuple='auto', surrogate: Calculator | str | None=None, restart=None, logfile='-', trajectory=None, maxstep: float | None=None, fallback: str='auto', patience: int | None=None, surrogate_first: bool=True, surrogate_name: str='', learn: str | Path | None=None, **kwargs) -> None:
         """atoms: with calculator, or in one of ASE's filters, as FrechetCellFilter(atoms)
         policy: "auto", "none", name, run folder, file, or an actor and its card
         surrogate: a cheaper calculator to plan in, or its spec
@@ -179,6 +180,7 @@ class RLOptimizer(Running):
         patience: evaluations without progress before planning is given up; None: the planner's
         surrogate_first: relax in the surrogate before the first evaluation
         surrogate_name: how the log calls the surrogate; empty: by its spec or its class
+        learn: folder that keeps what is seen, and a policy that is fitted to it
         """
     def run(self, fmax: float=0.05, steps: int=100000000) -> bool:
         """Relax.
@@ -193,6 +195,11 @@ class RLOptimizer(Running):
         """Write a line; a calculator without energies still has forces to tell."""
     def read(self) -> None:
         """Go on with a restart file."""
+    def end(self, converged: bool) -> bool:
+        """Leave the best point, and learn from what was seen.
+
+        returns: whether the run has converged
+        """
     def report(self) -> Report:
         """Sum up the relaxation, as far as it has run."""
 

@@ -35,6 +35,9 @@ def _add_planning(parser):
                         help="no atom moves farther in one step [Å] (default 1.2)")
     parser.add_argument("--patience", metavar="N", type=int,
                         help="evaluations without progress before planning is given up (default: the planner's)")
+    parser.add_argument("--learn", metavar="DIR",
+                        help="folder that keeps what is seen, and a policy that is fitted to it after each structure; "
+                             "with --policy auto it is planned in")
 
 # %% ../nbs/13e_relax_options.ipynb #13e00008
 def _add_goal(parser):

@@ -104,7 +104,7 @@ def learn(
     groups = {int(source.split()[0]): group for source, group in self.seen().items() if len(group) > 1}
     kept_back = [atoms for n, group in groups.items() if n % EVERY == EVERY - 1 for atoms in group]
     lessons = [atoms for n, group in groups.items() if n % EVERY != EVERY - 1 for atoms in group]
-    if len(groups) < LEAST or not kept_back or not lessons: return ""
+    if len(groups) < LEAST or not kept_back or not lessons or len(groups) % (1 + len(groups) // 8): return ""
     before = self.policy() or _universal(lessons)
     if settings is None: settings = ONWARDS if before is not None else ANEW
     found = fit(lessons, settings, before, kept_back=kept_back)

@@ -304,5 +304,5 @@ def update(
         log |= more | {"grad_norm_pi": self._descend(loss, self.actor, self.actor_optimizer)}
         self.critics.requires_grad_(True)
     polyak_update(self.actor, self.actor_target, self.settings.polyak)
-    polyak_update(self.critics, self.critics_target, self.settings.polyak)
+    if self.judged: polyak_update(self.critics, self.critics_target, self.settings.polyak)
     return {k: float(v.detach()) for k, v in log.items()}

@@ -89,7 +89,7 @@ def tested_molecules():
     "Gather the formulas that the benchmark's molecules have."
     names = [*g2_names()[1::2], "CH3OH", "HCOOH", "CH3CHO", "CH3CN"]
     return {molecule(name).get_chemical_formula() for name in names} | {
-        atoms.get_chemical_formula() for name in ("baker", "birkholz") for atoms in published(name)}
+        atoms.get_chemical_formula() for name in ("baker_shajan_2023", "birkholz_schlegel") for atoms in published(name)}
 
 
 @lru_cache

@@ -6,11 +6,9 @@
 __all__ = ['DEGREES', 'EmbeddedSettings', 'EmbeddedEnergy', 'Computed', 'compute', 'LearnedCalculator']
 
 # %% ../nbs/02c_embedded.ipynb #2c000004
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes

@@ -8,7 +8,7 @@ __all__ = ['SMALL', 'FitSettings', 'Errors', 'errors_of', 'Fitted', 'fit']
 # %% ../nbs/07b_fit.ipynb #7b000004
 import copy, math, time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np

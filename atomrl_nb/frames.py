@@ -7,7 +7,7 @@ __all__ = ['FILES', 'HIGH', 'Frames', 'read_frames', 'Trajectory', 'trajectories
            'virial_of', 'Split', 'split']
 
 # %% ../nbs/07a_frames.ipynb #7a000004
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import iread
 from ase.stress import voigt_6_to_full_3x3_stress
 

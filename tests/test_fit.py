@@ -1,7 +1,6 @@
 """Learning from old relaxations: frames, fits, projects, and what they are used for."""
 import json
 import multiprocessing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
-from ase.io import read, write
+from ase.io import write
 from ase.optimize import BFGS
 
 from atomrl_nb.choosing import plan_for
@@ -20,7 +19,6 @@ from atomrl_nb.cli import fit_main, relax_main
 from atomrl_nb.coordinates import coordinates_of
 from atomrl_nb.embedded import EmbeddedEnergy, EmbeddedSettings, LearnedCalculator, compute
 from atomrl_nb.fit import FitSettings, Fitted, errors_of, fit
-from atomrl_nb.fit_run import fit_run
 from atomrl_nb.frames import Sampler, read_frames, split, trajectories_of
 from atomrl_nb.learned import choose_policy
 from atomrl_nb.optimizer import RLOptimizer

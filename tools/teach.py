@@ -19,7 +19,6 @@ from functools import lru_cache
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.collections import g2
 from ase.data import atomic_numbers, covalent_radii
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.filters import FrechetCellFilter

@@ -5,7 +5,6 @@
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from atomrl_nb.embedded import EmbeddedSettings

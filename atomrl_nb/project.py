@@ -30,7 +30,7 @@ from .structures import InputError
 MOST = 4000  # frames that are kept
 EVERY = 4  # one relaxation of so many is kept back to test on
 LEAST = 4  # relaxations before the first fit
-ONWARDS = FitSettings(updates=200, checks=4, rate=1e-3)  # of a policy that is there
+ONWARDS = FitSettings(updates=100, checks=2, rate=1e-3)  # of a policy that is there
 ANEW = FitSettings(updates=1000, checks=5)
 GOOD = 0.3  # relative error of force changes that a first policy must reach, where none was there before
 

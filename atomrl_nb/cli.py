@@ -11,6 +11,7 @@ import argparse, json, math, sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from .loop import LoopSearch, tune_run
 from .network_speed import bench_networks
 from .outputs import check_targets, frames_to, structure_format, write_structures
 from .payback import priced_run
+from .project import Project
 from .relax_options import cell_options, check_cell, check_relax, relax_parser, structures_to_relax
 from .search import search
 from .schema import FIT, build
@@ -58,14 +60,17 @@ def train_parser() -> argparse.ArgumentParser:
     parser = command_parser("atomrl-train", "Train an agent that relaxes the given structures, and write a run folder.")
     parser.add_argument("--run", metavar="DIR", help="run folder to make; a run is never overwritten")
     parser.add_argument("--resume", metavar="DIR",
-                        help="run folder to go on with, from its newest checkpoint; only --steps, --patience and "
-                             "--tensorboard go with it, and --calculator where that is a function")
+                        help="run folder to go on with, from its newest checkpoint; only --steps, --patience, "
+                             "--tensorboard and --no-price go with it, and --calculator where that is a function")
     add_settings(parser)
     _add_beginning(parser)
     parser.add_argument("--patience", metavar="N", type=int,
                         help="stop when N evaluations in a row were no better than the best before them")
     parser.add_argument("--tensorboard", action="store_true",
                         help="write TensorBoard's files into the run folder (needs atomrl_nb[tensorboard])")
+    parser.add_argument("--no-price", action="store_true",
+                        help="do not relax four starts at the end, with the policy, without one and with classical "
+                             "optimizers, to say whether it pays")
     parser.add_argument("--settings", metavar="FILE",
                         help="settings as TOML or JSON, named as on the page of settings and in config.json of a run "
                              "folder, e.g. updates_per_step = 1.0, or in a table [environment] fmax = 0.05")
@@ -131,10 +136,15 @@ def _train(args):
     for finding in findings: print(f"  {finding}")
     for callback in patience:
         if callback.stopped: print(callback.stopped)
-    if len(read_table(run, "evaluations")): print(priced_run(run, args.calculator))
-    if latest_t_total(run) >= wanted or any(callback.stopped for callback in patience): return 0
+    if latest_t_total(run) >= wanted or any(callback.stopped for callback in patience): return _price(run, args)
     print(f"Stopped before {wanted} steps: atomrl-train --resume {run} goes on from here.", file=sys.stderr)
     return 130
+
+def _price(run, args):
+    "Say whether the policy of a finished run pays."
+    if args.no_price or not len(read_table(run, "evaluations")): return 0
+    print(priced_run(run, args.calculator or read_run(run)[0]["calculator"]))
+    return 0
 
 def train_main(
     argv: list | None = None,  # arguments; None: those of the command line
@@ -209,12 +219,14 @@ def _relax(args):
     shared = calculator(args.calculator or default_calculator(args.structures))  # may keep a density, or weights
     options = dict(surrogate=args.surrogate and calculator(args.surrogate), surrogate_name=args.surrogate or "",
                    fallback=args.fallback, maxstep=args.maxstep, patience=args.patience, learn=args.learn)
-    goal = dict(fmax=args.fmax, steps=args.steps, cell=cell)
+    goal, project = dict(fmax=args.fmax, steps=args.steps, cell=cell), args.learn and partial(Project, args.learn)
+    if project: project().policy()  # a folder or a policy that is no good is found before the work
     try:
         with frames_to(args.trajectory) as trajectory:
             for atoms in structures:
                 report, done = relax(atoms, shared, "RLOptimizer", policy, trajectory=trajectory, **goal, **options)
                 results.append(report), relaxed.append(done)
+                if project and (learnt := project().learn()): print(f"{report.structure}: {learnt}")
                 results += [relax(atoms, shared, name, None, **goal).report for name in args.compare]
     finally: _write(args, results, relaxed, form)  # Ctrl-C, SIGTERM and an error lose nothing that is done
     _report(results, args.steps)

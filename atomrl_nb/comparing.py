@@ -47,7 +47,7 @@ def relax(
     steps: int = 500,  # moves at most, each one force evaluation
     trajectory: TrajectoryWriter | None = None,  # to append the frames to
     cell: dict | None = None,  # options of ASE's FrechetCellFilter, {} for none; None: the cell stays
-    **options,  # of RLOptimizer: surrogate, surrogate_name, fallback, maxstep, patience
+    **options,  # of RLOptimizer: surrogate, surrogate_name, fallback, maxstep, patience, and learn, which only keeps
 ) -> Relaxed:
     "Relax a copy of a structure and count what it cost."
     atoms, began, failed, made = start.copy(), time.perf_counter(), "", None
@@ -55,7 +55,9 @@ def relax(
     target = atoms if cell is None else FrechetCellFilter(atoms, **cell)
     try:
         if optimizer != "RLOptimizer": made = CLASSICAL[optimizer](target, logfile=None)
-        else: made = RLOptimizer(target, policy, logfile=None, **options)
+        else:
+            made = RLOptimizer(target, policy, logfile=None, **options)
+            made.fit_too = False
         if trajectory is not None: made.attach(lambda: _append(trajectory, atoms))
         made.run(fmax=fmax, steps=steps)
     except DiskError: raise

@@ -31,7 +31,7 @@ def relax(start: Atoms, calculator: Calculator | str, optimizer: str='RLOptimize
     steps: moves at most, each one force evaluation
     trajectory: to append the frames to
     cell: options of ASE's FrechetCellFilter, {} for none; None: the cell stays
-    options: of RLOptimizer: surrogate, surrogate_name, fallback, maxstep, patience
+    options: of RLOptimizer: surrogate, surrogate_name, fallback, maxstep, patience, and learn, which only keeps
     """
 
 def summary(results: list, cap: int=500) -> str:

@@ -7,7 +7,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from .graphs import AtomGraph
-__all__ = ['DEGREES', 'EmbeddedSettings', 'EmbeddedEnergy', 'Computed', 'compute', 'LearnedCalculator']
+__all__ = ['COMPONENTS', 'EmbeddedSettings', 'EmbeddedEnergy', 'Computed', 'compute', 'LearnedCalculator']
 
 @dataclass(frozen=True)
 class EmbeddedSettings:
@@ -31,7 +31,7 @@ class EmbeddedSettings:
     @property
     def reach(self) -> float:
         """returns: neighbours to list [Å]"""
-DEGREES: Any  # components of degree 0, 1 and 2
+COMPONENTS: Any  # of degree 0, 1 and 2
 
 class EmbeddedEnergy(torch.nn.Module):
     """An energy of recursively embedded atoms."""

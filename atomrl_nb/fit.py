@@ -47,7 +47,7 @@ class Errors(NamedTuple):
 
 SMALL = dict(force_change=0.1, force=0.3, energy=0.05, virial=1.0)  # [eV/Å, eV/Å, eV, eV]: less counts as this
 
-def _norm(x): return (x + 1e-10).sqrt()
+def _root(x): return (x + 1e-10).sqrt()
 
 class _Pairs(NamedTuple):
     "Pairs of frames of one trajectory."
@@ -77,22 +77,27 @@ def errors_of(
     forces = found.forces.masked_fill(graph.fixed[:, None], 0.0)
     missed = forces - graph.forces
     size = graph.mean(graph.forces.square().sum(1)).sqrt() + SMALL["force"]
-    force = _norm(graph.mean(missed.square().sum(1))) / size
+    force = _root(graph.mean(missed.square().sum(1))) / size
     def mean(rows): return rows.new_zeros(len(p.first)).index_add(0, p.pair, rows) / graph.sizes[p.first]
     true = graph.forces[p.other] - graph.forces[p.atom]
-    change = _norm(mean((missed[p.other] - missed[p.atom]).square().sum(1)))
+    change = _root(mean((missed[p.other] - missed[p.atom]).square().sum(1)))
     change = change / (mean(true.square().sum(1)).sqrt() + SMALL["force_change"])
-    rise = graph.energy[p.second] - graph.energy[p.first]
-    wrong = (found.energy[p.second] - found.energy[p.first] - rise).abs()
-    energy = wrong / (rise.abs() + SMALL["energy"] * graph.sizes[p.first].sqrt())
-    return Errors(change, force, energy[torch.isfinite(rise)], _stress_errors(found.virials, batch.virials, p))
+    energy = _energy_errors(found.energy, graph, p)
+    return Errors(change, force, energy, _stress_errors(found.virials, batch.virials, p))
+
+def _energy_errors(found, graph, p):
+    "Compare energy differences, where they are known."
+    known = torch.isfinite(graph.energy)
+    i, j = (x[known[p.first] & known[p.second]] for x in (p.first, p.second))
+    rise = graph.energy[j] - graph.energy[i]
+    return (found[j] - found[i] - rise).abs() / (rise.abs() + SMALL["energy"] * graph.sizes[i].sqrt())
 
 def _stress_errors(found, true, p):
     "Compare changes of the virials, where they are known."
     known = torch.isfinite(true).flatten(1).all(1)
     i, j = (x[known[p.first] & known[p.second]] for x in (p.first, p.second))
     change, wrong = true[j] - true[i], found[j] - found[i]
-    return _norm((wrong - change).square().sum((1, 2))) / (change.flatten(1).norm(dim=1) + SMALL["virial"])
+    return _root((wrong - change).square().sum((1, 2))) / (change.flatten(1).norm(dim=1) + SMALL["virial"])
 
 # %% ../nbs/07b_fit.ipynb #7b000010
 class Fitted(NamedTuple):
@@ -115,21 +120,26 @@ def fit(
         raise InputError("A fit goes on from a policy that was fitted, not from one of another kind.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
-        model = EmbeddedEnergy(s.network) if begin_with is None else copy.deepcopy(begin_with.actor).float().train()
+        model = EmbeddedEnergy(s.network) if begin_with is None else _learnable(begin_with.actor)
     learning = _Learning(model, s, Sampler(parts.train, model.settings.reach))
-    kept_back = _test_batches(parts.kept_back or parts.train, model.settings.reach)
+    kept_back = _test_batches(parts.kept_back, model.settings.reach) or _test_batches(parts.train, model.settings.reach)
     best, curve, began = math.inf, [], time.perf_counter()
     every = max(1, s.updates // s.checks)
     for update in range(s.updates + 1):
         if update % every == 0 or update == s.updates:
             row = dict(update=update, seconds=time.perf_counter() - began) | _tested(learning.average, kept_back)
             curve.append(row)
-            if row["force_change"] < best:
+            if update == 0 or row["force_change"] < best:
                 best = row["force_change"]
                 policy = Policy(_frozen(learning.average), _card(parts, row, begin_with))
             watch(row, policy)
         if update < s.updates: learning.step(update)
+    learning.complain()
     return Fitted(policy, curve)
+
+def _learnable(model):
+    "Copy a model to go on with."
+    return copy.deepcopy(model).float().train().requires_grad_(True)
 
 # %% ../nbs/07b_fit.ipynb #7b000011
 class _Learning:
@@ -137,8 +147,9 @@ class _Learning:
 
     def __init__(self, model, settings, sampler):
         self.model, self.settings, self.sampler, self.average = model, settings, sampler, copy.deepcopy(model)
-        if not sampler.trajectories or max(map(len, sampler.legal)) < 2:
+        if max(map(len, sampler.legal), default=0) < 2:
             raise InputError("A fit learns from changes, and no two frames show the same atoms.")
+        self.steps, self.skipped = 0, 0
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings.rate, weight_decay=1e-4)
         self.rng = np.random.default_rng(settings.seed)
 
@@ -153,16 +164,27 @@ class _Learning:
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
-        if not torch.isfinite(norm): return  # frames of which no energy can make sense
+        self.steps += 1
+        if not torch.isfinite(norm):  # frames of which no energy can make sense
+            self.skipped += 1
+            return
         self.optimizer.step()
         kept = min(0.995, (update + 1) / (update + 10))
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.model.parameters()): mean.lerp_(now, 1 - kept)
 
-def _test_batches(trajectories, reach, count=2):
-    "Draw the frames that tests are made on, the same each time."
-    sampler = Sampler([t for t in trajectories if (t.fmax < HIGH).sum() > 1], reach)
-    return [sampler.draw(24, 4, np.random.default_rng(k)) for k in range(count)] if sampler.trajectories else []
+    def complain(self):
+        "Refuse a fit most of whose steps could not be taken."
+        if self.skipped <= self.steps / 2: return
+        raise FloatingPointError(f"{self.skipped} of {self.steps} steps gave numbers that are not finite: look at the "
+                                 "energies, forces and stresses of the frames.")
+
+def _test_batches(trajectories, reach, count=4):
+    "Draw the frames that tests are made on, the same each time, each once."
+    found = [t for t in trajectories if (t.fmax < HIGH).sum() > 1]
+    found = [found[k] for k in np.random.default_rng(0).permutation(len(found))]
+    groups = [found[k:k + 12] for k in range(0, min(len(found), 12 * count), 12)]
+    return [Sampler(group, reach).draw(12, 4, np.random.default_rng(0)) for group in groups]
 
 def _tested(model, batches):
     "Take the median errors."
@@ -176,9 +198,10 @@ def _frozen(model):
 
 def _card(parts, row, begin_with):
     "Say what a policy was fitted on."
-    train, before = parts.train, {} if begin_with is None else begin_with.card
-    symbols = {symbol for t in train for symbol in Atoms(t.numbers).symbols} | set(before.get("elements", ()))
-    return dict(elements=sorted(symbols), frames=sum(map(len, train)), trajectories=len(train),
+    train = parts.train
+    symbols = {symbol for t in train for symbol in Atoms(t.numbers).symbols}
+    before = {} if begin_with is None else dict(begun_with=begin_with.card.get("frames", 0))
+    return before | dict(elements=sorted(symbols), frames=sum(map(len, train)), trajectories=len(train),
                 formulas=len({t.formula for t in train}), kept_back=len(parts.kept_back), split_by=parts.by,
                 largest=max(len(t.numbers) for t in train),
                 errors={name: round(row[name], 4) for name in Errors._fields if name in row and row[name] == row[name]})

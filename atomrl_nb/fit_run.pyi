@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 from .fit import Fitted, FitSettings
 from .payback import Prices
 from .policies import Policy
-__all__ = ['MOST_STARTS', 'plot_curve', 'FitRun', 'fit_run']
+__all__ = ['UNFINISHED', 'MOST_STARTS', 'plot_curve', 'FitRun', 'fit_run']
 
 def plot_curve(curve: list) -> Figure:
     """Draw the errors on what was kept back.
 
     curve: of `fit`
     """
+UNFINISHED: str  # the best policy so far
 
 class FitRun(NamedTuple):
     """What a fit came to.

@@ -8,22 +8,26 @@ import numpy as np
 import torch
 from ase import Atoms
 from .graphs import AtomGraph
-__all__ = ['FILES', 'HIGH', 'Frames', 'read_frames', 'Trajectory', 'trajectories_of', 'Batch', 'Sampler', 'lowest_of', 'virial_of', 'Split', 'split']
+__all__ = ['FILES', 'JUMP', 'RISE', 'RISEN', 'HIGH', 'MOST_EDGES', 'EDGES_OF_BATCH', 'Frames', 'read_frames', 'frame_key', 'Trajectory', 'trajectories_of', 'Batch', 'Sampler', 'lowest_of', 'virial_of', 'Split', 'split']
 FILES: tuple[str, ...]  # that a folder is searched for
 
 class Frames(NamedTuple):
-    """Frames with forces, and how many had none.
+    """Frames with forces, and what was left out.
 
     frames: of `Atoms`, each with the name of its file in `info["file"]`
+    left_out: reason -> how many
     """
     frames: list
-    without_forces: int
+    left_out: dict
 
 def read_frames(paths: Iterable) -> Frames:
     """Read frames.
 
     paths: files, or folders that are searched
     """
+
+def frame_key(atoms):
+    """Tell frames apart."""
 
 @dataclass(eq=False)
 class Trajectory:
@@ -56,6 +60,9 @@ class Trajectory:
         """returns: (n_frames,) [eV/Å]"""
     def atoms(self, k: int) -> Atoms:
         """Make the structure of one frame."""
+JUMP: float  # Å that an atom moves from one frame to the next: a new relaxation begins
+RISE: float  # times the largest force before: as well, where it is larger than
+RISEN: float  # eV/Å
 
 def trajectories_of(frames: list) -> list:
     """Put frames of the same atoms together.
@@ -64,6 +71,8 @@ def trajectories_of(frames: list) -> list:
     returns: of `Trajectory`
     """
 HIGH: float  # eV/Å: frames with larger forces are left out
+MOST_EDGES: int  # that are kept, some 600 MB
+EDGES_OF_BATCH: int  # 32 frames of 20 atoms in a dense crystal
 
 class Batch(NamedTuple):
     """Frames of several trajectories.
@@ -82,11 +91,13 @@ class Sampler:
 
     trajectories: of `Trajectory`
     reach: neighbours to list [Å]
-    graphs: (trajectory, frame) -> graph
+    graphs: (trajectory, frame) -> graph, the oldest first
+    edges: of all these
     """
     trajectories: list
     reach: float
     graphs: dict = ...
+    edges: int = 0
     @cached_property
     def legal(self) -> list:
         """returns: frames of each trajectory that may be drawn"""
@@ -96,15 +107,15 @@ class Sampler:
     def graph(self, n: int, k: int) -> AtomGraph:
         """Make the graph of a frame, or take the one that is kept."""
     def draw(self, count: int, frames: int, rng: np.random.Generator) -> Batch:
-        """Draw a batch.
+        """Draw a batch; a smaller one, where structures are large.
 
-        count: trajectories
+        count: trajectories at most
         frames: of each, at most
         """
     def batch(self, chosen: list) -> Batch:
         """Join frames.
 
-        chosen: of (trajectory, frame), those of one trajectory together
+        chosen: of (trajectory, frame)
         """
 
 def lowest_of(t: Trajectory) -> float:
@@ -122,14 +133,14 @@ def virial_of(t: Trajectory, k: int) -> np.ndarray:
 class Split(NamedTuple):
     """Trajectories to learn from, and those that are kept back.
 
-    by: "formula", "trajectory" or "nothing"
+    by: "formula", "trajectory", "nothing", or "hand", where they were given
     """
     train: list
     kept_back: list
     by: str
 
 def split(trajectories: list, share: float=0.1, seed: int=0) -> Split:
-    """Keep structures back.
+    """Keep structures back; single frames, which show no change, are never kept back.
 
     trajectories: of `Trajectory`
     share: to keep back

@@ -25,7 +25,7 @@ from .choosing import SPRINGS, plan_for, usual_trust
 from .coordinates import Coordinates, EnergyForces, coordinates_of, unknown_constraints
 from .expert import fake_step
 from .last_resort import FALLBACKS, best_matrix, last_resort
-from .learned import ActorPlanner, LearnedEnergy, find_policy, propose_moves
+from .learned import ActorPlanner, LearnedEnergy, find_policy, known_part, propose_moves
 from .planner import LUCK, Planner, lowest_curvature, propose, settled
 from .report import FUSED, Report, close_pairs, space_group, warnings_of
 from .structures import InputError, as_calculator, calculator, check_name, check_structure
@@ -346,9 +346,10 @@ class RLOptimizer(Running):
         if isinstance(surrogate, str): surrogate, surrogate_name = calculator(surrogate), surrogate
         self.maxstep, self.surrogate_first = maxstep or self.defaults["maxstep"], surrogate_first
         self.fallback_name = fallback if fallback == "auto" else check_name(fallback, FALLBACKS, "fallback")
-        self.patience, self.project = patience, None if learn is None else _project(learn)
-        if self.project is not None and policy == "auto" and surrogate is None and self.project.file.exists():
-            policy = self.project.folder
+        self.patience, self.project, self.fit_too = patience, None if learn is None else _project(learn), True
+        if self.project is not None and policy == "auto" and surrogate is None:
+            mine = self.project.policy()
+            if mine is not None and known_part(bare, mine.card).all(): policy = self.project.folder
         self.planner, self.planned_in = plan_for(self.coordinates, bare.calc, policy, surrogate,
                                                  self.maxstep, patience, surrogate_name)
         self.curved, self.kicked, self.kick = (None, (None, None)), None, None
@@ -397,8 +398,7 @@ class RLOptimizer(Running):
         "Leave the best point, and learn from what was seen."
         converged = super().end(converged)
         if self.project is None: return converged
-        name = self.coordinates.atoms.info.get("source", str(self.coordinates.atoms.symbols))
-        learnt = self.project.take_in(self.coordinates, self.trust.history, name)
+        learnt = self.project.take_in(self.coordinates, self.trust.history, self.atoms.calc, self.fit_too)
         if learnt: self.say(learnt)
         return converged
 

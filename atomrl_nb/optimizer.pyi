@@ -165,6 +165,7 @@ class RLOptimizer(Running):
     fallback_name: Any
     patience: int | None
     project: Any
+    fit_too: bool
     seconds: Any
     fmax: Any
     atoms: Any

@@ -8,8 +8,9 @@ from ase.calculators.calculator import Calculator
 from .frames import Trajectory
 from .planner import Planner
 from .policies import Policy
-__all__ = ['MOST_FRAMES', 'TELLING', 'RIVALS', 'RecordedSurface', 'Prices', 'prices', 'replayed', 'verdict', 'said', 'priced_run']
+__all__ = ['MOST_FRAMES', 'SETTLED', 'TELLING', 'RIVALS', 'RecordedSurface', 'Prices', 'prices', 'replayed', 'verdict', 'said', 'priced_run']
 MOST_FRAMES: int  # of a trajectory, that a surface is made of
+SETTLED: float  # eV/Å: largest force near a minimum
 TELLING: Any  # eV/Å: however small the forces at the end are, all frames count
 
 class RecordedSurface(Calculator):
@@ -64,7 +65,7 @@ def verdict(found: Prices, spent: int) -> str:
 def said(found: Prices, spent: int, where: str) -> str:
     """Write prices and verdict.
 
-    spent: force evaluations that the policy has cost
+    spent: force evaluations that the policy has cost, without those of the comparison
     where: what they were counted on
     """
 

@@ -4,20 +4,22 @@ from typing import Any
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from ase.calculators.calculator import Calculator
 from .coordinates import Coordinates
 from .fit import FitSettings
 from .policies import Policy
-__all__ = ['MOST', 'EVERY', 'LEAST', 'ONWARDS', 'ANEW', 'GOOD', 'Project', 'frames_of']
-MOST: int  # frames that are kept
+__all__ = ['MOST', 'EVERY', 'LEAST', 'GOOD', 'ONWARDS', 'ANEW', 'Project', 'frames_of']
+MOST: int  # atoms in the frames that are kept: 4,000 frames of ten
 EVERY: int  # one relaxation of so many is kept back to test on
 LEAST: int  # relaxations before the first fit
+GOOD: float  # relative error of force changes that a first policy must reach, where none was there before
 ONWARDS: FitSettings  # of a policy that is there
 ANEW: FitSettings
-GOOD: float  # relative error of force changes that a first policy must reach, where none was there before
 
 class Project:
     """What the relaxations of a project have seen, and the policy that came of it."""
     folder: Path
+    number: Any
     frames: Any
     file: Any
     def __init__(self, folder: str | Path) -> None:
@@ -30,13 +32,14 @@ class Project:
     def seen(self) -> dict:
         """Read what was seen.
 
-        returns: name of each relaxation -> its frames, the oldest first
+        returns: number of each relaxation -> its frames, the oldest first
         """
-    def keep(self, frames: list, name: str) -> int:
-        """Keep the frames of a relaxation that are not known.
+    def keep(self, frames: list, name: str, teacher: str='') -> int:
+        """Keep the frames of a relaxation that are not known; several runs of one optimizer are one relaxation.
 
         frames: of `Atoms` with energy and forces, those of one relaxation
         name: of the structure
+        teacher: what computed the forces
         returns: frames that are new
         """
     def learn(self, settings: FitSettings | None=None) -> str:
@@ -45,12 +48,20 @@ class Project:
         settings: None: a short fit onwards, or a longer one where there is no policy yet
         returns: what came of it; empty where there is too little to learn from
         """
-    def take_in(self, coordinates: Coordinates, history: list, name: str) -> str:
-        """Keep what a relaxation has seen, and learn from it.
+    def lessons(self) -> tuple[list, list, int]:
+        """Part the frames of the newest relaxation's calculator; a relaxation of one frame teaches nothing.
+
+        returns: frames to learn from, those kept back, the newest number
+        """
+    def offer(self, policy: Policy, last: int) -> None:
+        """Write the policy, whole or not at all, with the newest relaxation that it knows."""
+    def take_in(self, coordinates: Coordinates, history: list, calculator: Calculator | None=None, fit_too: bool=True) -> str:
+        """Keep what a relaxation has seen, and learn from it; whatever goes wrong spoils no relaxation.
 
         coordinates: of a relaxation
         history: its `Evaluation`s
-        name: of the structure
+        calculator: that computed them
+        fit_too: or only keep
         returns: what came of it
         """
 

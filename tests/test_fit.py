@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixedPlane
 from ase.filters import FrechetCellFilter
 from ase.io import write
 from ase.optimize import BFGS
@@ -63,7 +63,44 @@ def frames(): return [atoms for seed in range(24) for atoms in relaxed(seed, ("C
 def policy(frames): return fit(frames, FitSettings(updates=250, checks=2, network=SMALL)).policy
 
 
-@pytest.mark.parametrize("name", ["old.extxyz", "old.traj", "old.db", "old.json"])
+def test_what_teaches_nothing_is_left_out_and_counted(tmp_path):
+    old = relaxed(0)
+    write(tmp_path / "a.extxyz", old), write(tmp_path / "b.traj", old)  # the same twice
+    write(tmp_path / "c.xyz", molecule("H2O"))
+    (tmp_path / "d.xyz").write_text("rubbish")
+    held = old[0].copy()
+    held.positions += 0.3
+    held.set_constraint(FixedPlane(0, (0, 0, 1)))
+    held.calc = SinglePointCalculator(held, energy=0.0, forces=np.zeros((4, 3)))
+    write(tmp_path / "e.traj", held)
+    found = read_frames([tmp_path, tmp_path / "a.extxyz"])
+    assert len(found.frames) == len(old)
+    assert found.left_out == {"seen already": len(old), "without forces": 1, "files that cannot be read": 1,
+                              "under other constraints": 1}
+
+
+def test_relaxations_in_one_file_are_told_apart(tmp_path):
+    for atoms in (frames := [atoms for seed in range(5) for atoms in relaxed(seed, ("Cu",))]): del atoms.info["source"]
+    write(tmp_path / "all.traj", frames)
+    assert len(trajectories_of(read_frames([tmp_path]).frames)) == 5
+
+
+def test_loose_frames_of_the_same_atoms_are_put_together(tmp_path):
+    for k, atoms in enumerate(relaxed(0)): write(tmp_path / f"{k}.traj", atoms)
+    assert [len(t) for t in trajectories_of(read_frames([tmp_path]).frames)] == [len(relaxed(0))]
+
+
+def test_large_structures_make_small_batches(monkeypatch, frames):
+    monkeypatch.setattr("atomrl_nb.frames.EDGES_OF_BATCH", 500)
+    monkeypatch.setattr("atomrl_nb.frames.MOST_EDGES", 1000)
+    sampler = Sampler(trajectories_of(frames), 5.0)
+    for seed in range(5):
+        batch = sampler.draw(8, 4, np.random.default_rng(seed))
+        assert 2 <= batch.graph.n_graphs <= 4 and len(set(batch.group.tolist())) < batch.graph.n_graphs
+    assert sum(graph.edge_index.shape[1] for graph in sampler.graphs.values()) == sampler.edges <= 1000
+
+
+@pytest.mark.parametrize("name", ["old.extxyz", "old.traj", "old.db"])
 def test_whatever_ase_reads_is_a_lesson(tmp_path, name):
     old = relaxed(0)
     write(tmp_path / name, old)
@@ -137,10 +174,28 @@ def test_changes_count_not_what_is_constant(frames):
     sampler = Sampler(trajectories_of(frames), 5.0)
     batch = sampler.draw(4, 3, np.random.default_rng(0))
     model = EmbeddedEnergy(SMALL)
-    shifted = batch._replace(graph=batch.graph)
     errors = errors_of(model, batch)
     batch.graph.energy = batch.graph.energy + 100.0
-    np.testing.assert_allclose(errors_of(model, shifted).energy.detach(), errors.energy.detach(), atol=1e-4)
+    np.testing.assert_allclose(errors_of(model, batch).energy.detach(), errors.energy.detach(), atol=1e-4)
+
+
+def test_structures_without_energies_do_not_stop_the_learning(frames):
+    for k, atoms in enumerate(mixed := [atoms.copy() for atoms in frames]):
+        results = dict(frames[k].calc.results)
+        if int(atoms.info["source"]) % 2: del results["energy"]
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    found = fit(mixed, FitSettings(updates=60, checks=1, rate=1e-2, network=SMALL))
+    assert found.curve[-1]["force_change"] < 0.8 * found.curve[0]["force_change"]
+
+
+def test_steps_that_give_no_numbers_end_a_fit(frames, monkeypatch):
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(np.nan))
+    with pytest.raises(FloatingPointError, match="4 of 4 steps"): fit(frames, FitSettings(updates=4, network=SMALL))
+
+
+def test_a_policy_in_memory_can_be_fitted_on(frames, policy):
+    found = fit(frames, FitSettings(updates=20, checks=1, rate=1e-2), begin_with=policy)
+    assert found.curve[0]["force_change"] != found.curve[1]["force_change"]
 
 
 def test_batched_is_single(policy):
@@ -225,6 +280,18 @@ def test_replays_agree_with_the_calculator(frames):
         assert abs(counts[0] - counts[1]) <= 2
 
 
+def test_fixed_atoms_stay_fixed_in_the_comparison():
+    held = []
+    for atoms in relaxed(0):
+        atoms.set_constraint(FixAtoms([0, 1]))
+        forces = atoms.get_forces(apply_constraint=False)
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=forces)
+        held.append(atoms)
+    t = trajectories_of(held)[0]
+    t.fmax[-1] = 0.01
+    assert replayed([t])[0].constraints[0].index.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("prices, spent, said", [
     ((3.0, 6.0, 12.0), 0, "pays from the first relaxation"), ((3.0, 6.0, 12.0), 93, "pays after 31 relaxations"),
     ((3.0, 6.0, 4.0), 10, "pays after 10 relaxations"), ((6.0, 6.0, 12.0), 0, "planning without a policy needs no more"),
@@ -283,25 +350,63 @@ def test_a_project_learns_while_one_works(tmp_path, short_fits):
 
 def test_a_worse_policy_is_not_taken(tmp_path, policy, monkeypatch):
     project = Project(tmp_path / "mine")
-    for seed in range(4): project.keep(relaxed(seed), "CuAu")
+    for seed in range(4): Project(project.folder).keep(relaxed(seed), "CuAu")
     save_policy(project.file, *policy)
-    before = project.file.read_bytes()
     worse = [dict(force_change=0.1), dict(force_change=0.2)]
     monkeypatch.setattr("atomrl_nb.project.fit", lambda *_, **__: Fitted(policy, worse))
     said = project.learn()
-    assert "nothing changes" in said and project.file.read_bytes() == before
+    assert "nothing changes" in said and load_policy(project.file).card["learnt_until"] == 3
+    for mine, first in zip(load_policy(project.file).actor.parameters(), policy.actor.parameters()):
+        torch.testing.assert_close(mine, first, rtol=0, atol=0)
+    assert project.learn() == ""  # nothing new
 
 
 def test_what_is_kept_is_bounded_and_not_kept_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr("atomrl_nb.project.MOST", 30)
-    project = Project(tmp_path / "mine")
+    monkeypatch.setattr("atomrl_nb.project.MOST", 120)
     old = [relaxed(seed) for seed in range(6)]
-    for group in old + old[-1:]: project.keep(group, "Cu\nAu@")
-    seen = project.seen()
-    assert sum(map(len, seen.values())) <= 30 and "5 Cu Au@" in seen and "0 Cu Au@" not in seen
+    for group in old + old[-1:]: Project(tmp_path / "mine").keep(group, "0.1 0.2\nAu@")
+    seen = Project(tmp_path / "mine").seen()
+    assert sum(map(len, seen.values())) <= 30 and 5 in seen and 0 not in seen
+    assert seen[5][0].info["source"] == "relaxation 5: 0.1 0.2 Au@"
 
 
 def _keep(folder, seed): Project(folder).keep(relaxed(seed), "CuAu")
+
+
+def test_two_runs_of_one_optimizer_are_one_relaxation(tmp_path):
+    opt = RLOptimizer(alloy(0), "none", learn=tmp_path / "mine", logfile=None)
+    for fmax in (1.0, 0.3, 0.05): opt.run(fmax, 60)
+    seen = Project(tmp_path / "mine").seen()
+    assert list(seen) == [0] and len(seen[0]) == len(opt.trust.history)
+
+
+def test_only_frames_of_one_calculator_are_learnt_from_at_a_time(tmp_path):
+    for seed, teacher in enumerate(["EMT"] * 5 + ["PBE"]): Project(tmp_path / "mine").keep(relaxed(seed), "CuAu", teacher)
+    lessons, kept_back, last = Project(tmp_path / "mine").lessons()
+    assert last == 5 and {atoms.info["relaxation"] for atoms in lessons + kept_back} == {5}
+
+
+def test_a_foreign_folder_is_refused(tmp_path):
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "frames.extxyz", relaxed(0))
+    with pytest.raises(InputError, match="no project has kept"): Project(tmp_path / "mine").seen()
+    said = []
+    opt = RLOptimizer(alloy(1), learn=tmp_path / "mine", logfile=None)
+    opt.say = said.append
+    assert opt.run(0.05, 60) and "nothing was learnt" in said[-1]
+    (tmp_path / "file").write_text("")
+    assert relax_main(f"cuau4 --learn {tmp_path}/file".split()) == 2
+
+
+def test_a_project_waits_for_the_other_process(tmp_path):
+    project, context = Project(tmp_path / "mine"), multiprocessing.get_context("forkserver")
+    worker = context.Process(target=_keep, args=(project.folder, 0))
+    with project.alone():
+        worker.start()
+        worker.join(8)
+        assert worker.is_alive() and not project.frames.exists()
+    worker.join(60)
+    assert len(project.seen()) == 1
 
 
 def test_two_processes_keep_what_both_have_seen(tmp_path):
@@ -335,3 +440,28 @@ def test_a_folder_that_cannot_be_written_changes_nothing_in_a_relaxation(tmp_pat
     said = []
     opt.say = said.append
     assert opt.run(0.05, 60) and said[-1] == "nothing was learnt: no room"
+
+
+def test_ctrl_c_while_learning_leaves_the_relaxation(tmp_path, monkeypatch):
+    def stop(*_, **__): raise KeyboardInterrupt
+
+    monkeypatch.setattr("atomrl_nb.project.Project.learn", stop)
+    said = []
+    opt = RLOptimizer(alloy(0), learn=tmp_path / "mine", logfile=None)
+    opt.say = said.append
+    assert opt.run(0.05, 60) and said[-1] == "learning was interrupted, nothing else"
+
+
+def test_a_fit_that_was_interrupted_leaves_no_policy_and_can_be_repeated(tmp_path, frames, monkeypatch):
+    write(tmp_path / "old.extxyz", frames)
+    line = f"{tmp_path}/old.extxyz --run {tmp_path}/mine --updates 4".split()
+
+    def stop(*_): raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("atomrl_nb.fit._Learning.step", stop)
+        assert fit_main(line) == 130
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["unfinished.safetensors"]
+    assert fit_main(line) == 0 and (tmp_path / "mine" / "policy.safetensors").exists()
+    saved = (tmp_path / "mine" / "fit.json").read_text()
+    assert "NaN" not in saved and json.loads(saved)["provenance"]["versions"]

@@ -15,7 +15,7 @@ from atomrl_nb.settings import Settings, check_settings, settings_from
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 GUIDE = sorted((NBS / "guide").glob("*.ipynb"))
 PAGES = [NBS / "index.ipynb", *GUIDE, *sorted((NBS / "tutorials").glob("*.ipynb"))]
-PARSERS = {"atomrl-train": cli.train_parser, "atomrl-tune": cli.tune_parser, "atomrl-diagnose": cli.diagnose_parser,
+PARSERS = {"atomrl-fit": cli.fit_parser, "atomrl-train": cli.train_parser, "atomrl-tune": cli.tune_parser, "atomrl-diagnose": cli.diagnose_parser,
            "atomrl-relax": cli.relax_parser, "atomrl-bench": cli.bench_parser}
 
 

@@ -103,13 +103,21 @@ def choose_policy(
     policies: dict,  # name -> `Policy`
 ) -> str:  # name; empty where none fits
     "Choose among policies."
-    best, model_potential = "", atoms.calc is not None and taught_by(atoms.calc) in MODEL_POTENTIALS
+    best, strange = "", _beyond_neutral_matter(atoms)
     for name, (actor, card) in policies.items():
-        if model_potential and actor.settings.head == "embedded": continue
+        if strange and actor.settings.head == "embedded": continue
         known = known_part(atoms, card)
         if known.all() and "surroundings" not in away_from_home(atoms, card): return name
         if 0.5 <= known.mean() < 1 and "coordination" in card and _at_home(atoms, card): best = best or name
     return best
+
+def _beyond_neutral_matter(atoms):
+    "Tell whether a calculator is a model potential, or the structure is charged."
+    if atoms.calc is None: return False
+    calculator = atoms.calc
+    while hasattr(calculator, "inner"): calculator = calculator.inner
+    charge = dict(getattr(calculator, "parameters", {})).get("charge") or atoms.get_initial_charges().sum()
+    return taught_by(calculator) in MODEL_POTENTIALS or charge != 0
 
 def _at_home(atoms, card):
     "Tell whether the part that a policy knows has surroundings like those in training."

@@ -52,7 +52,7 @@ def made(spec: str): return calculator(spec)
 
 def cases(seeds: int, quick: bool) -> list:
     """List systems, starts and methods."""
-    arms = ["none", *(["universal"] if "universal" in shipped_policies() else [])]
+    arms = ["none", *(["auto"] if "universal" in shipped_policies() else [])]
     return [dict(system=system, start=name, arm=arm) for system in (["copper, EMT"] if quick else list(SYSTEMS)[:-1])
             for name in starts(system) for arm in arms]
 
@@ -77,8 +77,8 @@ def conclude(rows: list) -> str:
     """Compare the two, start by start."""
     lines = []
     for system in dict.fromkeys(row["system"] for row in rows):
-        mine = {arm: {r["start"]: r for r in rows if (r["system"], r["arm"]) == (system, arm)} for arm in ("none", "universal")}
-        none, with_it = mine["none"], mine["universal"]
+        mine = {arm: {r["start"]: r for r in rows if (r["system"], r["arm"]) == (system, arm)} for arm in ("none", "auto")}
+        none, with_it = mine["none"], mine["auto"]
         both = [name for name in none if name in with_it and not none[name]["seen"]]
         if not both: continue
         a, b = (np.array([m[name]["evaluations"] for name in both], float) for m in (none, with_it))

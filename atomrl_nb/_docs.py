@@ -537,6 +537,7 @@ DOCS = {
         'verdict': 'Say after how many relaxations a policy has paid.\n\nspent: force evaluations that the policy has cost',
         'said': 'Write prices and verdict.\n\nspent: force evaluations that the policy has cost, without those of the comparison\nwhere: what they were counted on',
         'priced_run': 'Say what the policy of a run has cost, what it saves, and when it has paid.\n\nrun: run folder of a training\ncalculator: that of the run, or its spec; None: as its settings say\ncount: starts',
+        'compared': 'Compare planning without a policy with what `auto` takes, start by start.\n\nrows: dictionaries with system, start, arm, evaluations, and whether the policy has seen such a start\nreturns: Markdown',
     },
     'planner': {
         'PlannerSettings': "Numbers of the planner.\n\ncredit: log evidence that a surrogate is given beforehand\nrefuted: a surrogate whose first forces were wrong by more than this share has no credit\nlarge: a structure of more atoms takes the process that is linear in atoms\nrows: rows of the process's matrix at most, which limits the evaluations that count\ntoo_close: an energy means nothing where two atoms are closer than this share of their covalent radii",

@@ -3,7 +3,6 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase.build import bulk
 from ase.filters import FrechetCellFilter
@@ -14,6 +13,7 @@ from experiment_dft import starts as dft_starts
 from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.learned import shipped_policies
 from atomrl_nb.optimizer import RLOptimizer
+from atomrl_nb.payback import compared
 from atomrl_nb.starts import cell_starts, crystal_starts, g2_starts, published, special_cells
 from atomrl_nb.structures import CountedCalculator, calculator
 from atomrl_nb.suites import with_options
@@ -73,25 +73,9 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
                 seen=case["system"].startswith("Baker") and case["start"] in SEEN, seconds=round(opt.seconds, 1))
 
 
-def conclude(rows: list) -> str:
-    """Compare the two, start by start."""
-    lines = []
-    for system in dict.fromkeys(row["system"] for row in rows):
-        mine = {arm: {r["start"]: r for r in rows if (r["system"], r["arm"]) == (system, arm)} for arm in ("none", "auto")}
-        none, with_it = mine["none"], mine["auto"]
-        both = [name for name in none if name in with_it and not none[name]["seen"]]
-        if not both: continue
-        a, b = (np.array([m[name]["evaluations"] for name in both], float) for m in (none, with_it))
-        draws = np.random.default_rng(0).integers(len(both), size=(2000, len(both)))
-        low, high = np.quantile(b[draws].mean(1) / a[draws].mean(1), [0.025, 0.975])
-        lines.append(f"{system:26} {len(both):3} starts: none {a.mean():6.2f}, universal {b.mean():6.2f}, ratio "
-                     f"{b.mean() / a.mean():.2f} [{low:.2f}, {high:.2f}]")
-    return "\n".join(lines) or "nothing to compare"
-
-
 EXPERIMENT = Experiment("universal", "Does one policy for many elements save evaluations?", cases, measure,
                         dict(fmax=FMAX, cap=CAP), ("universal",) if "universal" in shipped_policies() else (),
-                        conclude=conclude)
+                        conclude=compared)
 
 if __name__ == "__main__":
     sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -117,7 +117,8 @@ def _beyond_neutral_matter(atoms):
     calculator = atoms.calc
     while hasattr(calculator, "inner"): calculator = calculator.inner
     charge = dict(getattr(calculator, "parameters", {})).get("charge") or atoms.get_initial_charges().sum()
-    return taught_by(calculator) in MODEL_POTENTIALS or charge != 0
+    kinds = {kind.__name__ for kind in type(calculator).__mro__}
+    return bool(kinds & MODEL_POTENTIALS) or charge != 0
 
 def _at_home(atoms, card):
     "Tell whether the part that a policy knows has surroundings like those in training."

@@ -267,7 +267,7 @@ DOCS = {
         'read_rows': 'Read a table of numbers.\n\npath: CSV file with a header\ncolumns: the header it must have; None: any\nlast: rows among so many bytes at the end; None: all\nreturns: a dictionary of text for each whole row',
     },
     'fit': {
-        'FitSettings': 'How an energy is fitted.\n\nupdates: gradient steps\ntrajectories: in a batch\nframes: of each trajectory\nrate: learning rate (AdamW), which falls to a hundredth as a cosine\nkept_back: share of the structures to test on\nchecks: tests on what is kept back\nforce_weight: of the relative error of forces, beside that of force changes\nenergy_weight: of energy differences, where energies are known\nstress_weight: of changes of the stress, where it is known',
+        'FitSettings': 'How an energy is fitted.\n\nupdates: gradient steps\ntrajectories: in a batch\nframes: of each trajectory\nrate: learning rate (AdamW), which falls to a hundredth as a cosine\nkept_back: share of the structures to test on\nchecks: tests on what is kept back\nforce_weight: of the relative error of forces, beside that of force changes\nenergy_weight: of energy differences, where energies are known\nstress_weight: of changes of the stress, where it is known\nseed: of parameters, batches and what is kept back',
         'Errors': 'Relative errors of an energy on a batch.\n\nforce_change: (n_pairs,) of two frames of a trajectory\nforce: (n_graphs,)\nenergy: (n_known,) of differences\nstress: (n_known,) of virials and their changes',
         'errors_of': 'Measure an energy on frames; fixed atoms do not count.\n\ntraining: whether the errors will be differentiated',
         'Fitted': 'What a fit gives.\n\ncurve: of dictionaries: update, seconds, and the median errors on what was kept back',

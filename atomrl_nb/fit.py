@@ -34,7 +34,7 @@ class FitSettings:
     force_weight: float = 0.5  # of the relative error of forces, beside that of force changes
     energy_weight: float = 0.2  # of energy differences, where energies are known
     stress_weight: float = 0.3  # of changes of the stress, where it is known
-    seed: int = 0
+    seed: int = 0  # of parameters, batches and what is kept back
     network: EmbeddedSettings = field(default_factory=EmbeddedSettings)
 
 # %% ../nbs/07b_fit.ipynb #7b000008

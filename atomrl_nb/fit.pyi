@@ -22,6 +22,7 @@ class FitSettings:
     force_weight: of the relative error of forces, beside that of force changes
     energy_weight: of energy differences, where energies are known
     stress_weight: of changes of the stress, where it is known
+    seed: of parameters, batches and what is kept back
     """
     updates: int = 4000
     trajectories: int = 8

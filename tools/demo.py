@@ -1,4 +1,4 @@
-"""Train an agent on small fcc alloys, relax pairs of metals it has never seen, and compare with ASE's optimizers."""
+"""Train a planner on small fcc alloys, relax pairs of metals it has never seen, and compare with ASE's optimizers."""
 import sys
 import time
 from pathlib import Path
@@ -19,7 +19,8 @@ def new_folder(parent: Path) -> Path:
 def main() -> int:
     began, run = time.perf_counter(), new_folder(Path("runs"))
     print(f"Training for {STEPS} force evaluations on 18 pairs of fcc metals (EMT), starts displaced by up to {PERTURB} Å:")
-    code = train_main(["alloys4", "--run", str(run), "--steps", str(STEPS), "--perturb", str(PERTURB)])
+    code = train_main(["alloys4", "--run", str(run), "--steps", str(STEPS), "--perturb", str(PERTURB),
+                       "--planner"])
     if code: return code
     starts = [perturb(atoms, PERTURB, seed=[7, k]) for k in range(STARTS) for atoms in load("alloys4-heldout")]
     write(run / "starts.extxyz", starts)

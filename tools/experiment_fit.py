@@ -29,16 +29,20 @@ OLD, NEW, FMAX, CAP = 24, 6, 0.05, 100  # relaxations to learn from, starts to t
 SPECS = {"molecules": "gfn2", "SrTiO3": "chgnet", "silicon": "sevennet", "alloys": "emt"}
 LEARNT = {"pairs and densities": 0, "and angles": 4}  # arm -> directed densities of a local energy
 RIVALS = ("none", "BFGSTuned", "BFGSLineSearch")
+UNTAUGHT = ("SrTiO3",)  # systems whose elements `universal` was not taught together
 ARMS = (*LEARNT, "embedded atoms", "universal", "universal, fitted on", *RIVALS)
 UPDATES = {"local": 400, "embedded atoms": 1000, "universal, fitted on": 300}
 
 
 def cases(seeds: int, quick: bool) -> list:
-    """List systems, arms and seeds; a policy that does not ship yet is left out."""
-    arms = [arm for arm in ARMS if not arm.startswith("universal") or "universal" in shipped_policies()]
+    """List systems, arms and seeds; `universal` only where it has not seen such structures."""
+
+    def fair(system, arm):
+        return not arm.startswith("universal") or system in UNTAUGHT and "universal" in shipped_policies()
+
     return [dict(system=system, arm=arm, seed=seed) for system in (["alloys"] if quick else SPECS)
             for seed in range(1 if quick else seeds)
-            for arm in (["embedded atoms", "and angles", "none"] if quick else arms)]
+            for arm in (["embedded atoms", "and angles", "none"] if quick else ARMS) if fair(system, arm)]
 
 
 def start(system: str, seed: int, k: int):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from experiment_fit import CAP, FMAX, SPECS, start
+from experiment_fit import CAP, FMAX, SPECS, UNTAUGHT, start
 
 from atomrl_nb import project
 from atomrl_nb.experiment import Experiment, experiment_main
@@ -19,9 +19,9 @@ COUNT = 40
 
 
 def cases(seeds: int, quick: bool) -> list:
-    """List systems, arms and seeds."""
+    """List systems, arms and seeds; a project begins with `universal`, so these are structures that it has not seen."""
     arms = ["none", "learn", *(["universal"] if "universal" in shipped_policies() and not quick else [])]
-    return [dict(system=system, arm=arm, seed=seed) for system in (["alloys"] if quick else ["SrTiO3", "molecules"])
+    return [dict(system=system, arm=arm, seed=seed) for system in (["alloys"] if quick else UNTAUGHT)
             for seed in range(1 if quick else seeds) for arm in arms]
 
 

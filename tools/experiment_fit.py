@@ -165,7 +165,7 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 
 EXPERIMENT = Experiment("fit", "What do 24 old relaxations teach, and to which kind of energy?", cases, measure,
-                        dict(old=OLD, new=NEW, fmax=FMAX, cap=CAP, specs=SPECS, updates=UPDATES), seeds=5)
+                        dict(old=OLD, new=NEW, fmax=FMAX, cap=CAP, specs=SPECS, updates=UPDATES), ("universal",), seeds=5)
 
 if __name__ == "__main__":
     sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -45,7 +45,7 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 
 EXPERIMENT = Experiment("learning", "Does a project's tenth relaxation cost less than its first?", cases, measure,
-                        dict(count=COUNT, fmax=FMAX, cap=CAP, specs=SPECS), seeds=5)
+                        dict(count=COUNT, fmax=FMAX, cap=CAP, specs=SPECS), ("universal",), seeds=5)
 
 if __name__ == "__main__":
     sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -385,8 +385,7 @@ class RLOptimizer(Running):
     def log(self, *gradient):
         "Write a line; a calculator without energies still has forces to tell."
         try: super().log(*gradient)
-        except (PropertyNotImplementedError, ValueError):  # or whose forces are flat, which ASE 3.24 cannot write
-            self.say(f"step {self.nsteps}, largest force {self.here().fmax:.6f}")
+        except PropertyNotImplementedError: self.say(f"step {self.nsteps}, largest force {self.here().fmax:.6f}")
 
     def read(self):
         "Go on with a restart file."

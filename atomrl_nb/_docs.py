@@ -270,7 +270,7 @@ DOCS = {
         'FitSettings': 'How an energy is fitted.\n\nupdates: gradient steps\ntrajectories: in a batch\nframes: of each trajectory\nrate: learning rate (AdamW), which falls to a hundredth as a cosine\nkept_back: share of the structures to test on\nchecks: tests on what is kept back\nforce_weight: of the relative error of forces, beside that of force changes\nenergy_weight: of energy differences, where energies are known\nstress_weight: of changes of the stress, where it is known\nseed: of parameters, batches and what is kept back',
         'Errors': 'Relative errors of an energy on a batch.\n\nforce_change: (n_pairs,) of two frames of a trajectory\nforce: (n_graphs,)\nenergy: (n_known,) of differences\nstress: (n_known,) of virials and their changes',
         'errors_of': 'Measure an energy on frames; fixed atoms do not count.\n\ntraining: whether the errors will be differentiated',
-        'Fitted': 'What a fit gives.\n\ncurve: of dictionaries: update, seconds, and the median errors on what was kept back',
+        'Fitted': 'What a fit gives.\n\ncurve: of dictionaries: update, seconds, and the median errors on what was kept back\nkept_back: of `Trajectory`',
         'fit': 'Fit an energy to frames.\n\nframes: of `Atoms` with forces, as `read_frames` gives them\nbegin_with: of the same kind, to go on from\nkept_back: frames to test on; None: some of the structures\nwatch: called after each test',
     },
     'fit_run': {
@@ -537,7 +537,6 @@ DOCS = {
         'verdict': 'Say after how many relaxations a policy has paid.\n\nspent: force evaluations that the policy has cost',
         'said': 'Write prices and verdict.\n\nspent: force evaluations that the policy has cost, without those of the comparison\nwhere: what they were counted on',
         'priced_run': 'Say what the policy of a run has cost, what it saves, and when it has paid.\n\nrun: run folder of a training\ncalculator: that of the run, or its spec; None: as its settings say\ncount: starts',
-        'compared': 'Compare planning without a policy with what `auto` takes, start by start.\n\nrows: dictionaries with system, start, arm, evaluations, and whether the policy has seen such a start\nreturns: Markdown',
     },
     'planner': {
         'PlannerSettings': "Numbers of the planner.\n\ncredit: log evidence that a surrogate is given beforehand\nrefuted: a surrogate whose first forces were wrong by more than this share has no credit\nlarge: a structure of more atoms takes the process that is linear in atoms\nrows: rows of the process's matrix at most, which limits the evaluations that count\ntoo_close: an energy means nothing where two atoms are closer than this share of their covalent radii",
@@ -718,6 +717,7 @@ DOCS = {
         'replay': 'Give a planner the calls of a recorded relaxation, and compare its proposals with the next recorded points.\n\nrow: of a file with recorded calls\nreturns: of `Moment`',
         'suite_table': 'Write a row for each method: evaluations, losses, ends, costs.\n\nresult: of `measure_suite`\nkeep: which starts\nreturns: Markdown',
         'summary_table': 'Write a row for each suite: ours without and with help, the best rival, the stronger baseline with a surrogate.\n\nfolder: of the result files\nreturns: Markdown',
+        'compared': 'Compare planning without a policy with what `auto` takes, start by start.\n\nrows: dictionaries with system, start, arm, evaluations, and whether the policy has seen such a start\nreturns: Markdown',
     },
     'td3': {
         'TD3Settings': 'How the agent learns.\n\ngamma: discount: relaxing is a matter of the next few steps\npolyak: share of the target networks that is kept at an update\nactor_lr: learning rate of the actor (Adam)\ncritic_lr: and of the critics\npolicy_delay: critic updates for each actor update\nexploration_noise: width, as a share of the rms displacement\ntarget_policy_noise: the same, in the critics\' target\ntarget_noise_clip: largest target noise, as a share of the rms displacement\ndeviation_weight: lambda of the deviation penalty [1/Å²]\ndeviation_weight_end: lambda after `deviation_steps`, in a straight line; None: it stays\ndeviation_steps: environment steps from the one to the other\ndeviation_target: against the environment\'s correction, or "replay": the stored move\ndeviation_through: let the gradient run through the correction\ndeviation_scaled: lambda in units of the mean |Q|, or of Q itself\nq_weight: of the critic\'s judgement in the actor loss\nimitation_weight: of the relative error against labels\nq_filter: a label counts only where the critic judges it better than the actor\'s move\nsecant_weight: of the relative error in force changes, for the head "potential"\nanneal_steps: environment steps over which the rates fall to a fiftieth, as a cosine; 0: they stay\nmax_grad_norm: gradients are clipped to this norm',

@@ -104,6 +104,7 @@ class Fitted(NamedTuple):
     "What a fit gives."
     policy: Policy
     curve: list  # of dictionaries: update, seconds, and the median errors on what was kept back
+    kept_back: list  # of `Trajectory`
 
 def fit(
     frames: list,  # of `Atoms` with forces, as `read_frames` gives them
@@ -122,12 +123,12 @@ def fit(
         torch.manual_seed(s.seed)
         model = EmbeddedEnergy(s.network) if begin_with is None else _learnable(begin_with.actor)
     learning = _Learning(model, s, Sampler(parts.train, model.settings.reach))
-    kept_back = _test_batches(parts.kept_back, model.settings.reach) or _test_batches(parts.train, model.settings.reach)
+    tests = _test_batches(parts.kept_back, model.settings.reach) or _test_batches(parts.train, model.settings.reach)
     best, curve, began = math.inf, [], time.perf_counter()
     every = max(1, s.updates // s.checks)
     for update in range(s.updates + 1):
         if update % every == 0 or update == s.updates:
-            row = dict(update=update, seconds=time.perf_counter() - began) | _tested(learning.average, kept_back)
+            row = dict(update=update, seconds=time.perf_counter() - began) | _tested(learning.average, tests)
             curve.append(row)
             if update == 0 or row["force_change"] < best:
                 best = row["force_change"]
@@ -135,7 +136,7 @@ def fit(
             watch(row, policy)
         if update < s.updates: learning.step(update)
     learning.complain()
-    return Fitted(policy, curve)
+    return Fitted(policy, curve, parts.kept_back)
 
 def _learnable(model):
     "Copy a model to go on with."

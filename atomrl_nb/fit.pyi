@@ -60,9 +60,11 @@ class Fitted(NamedTuple):
     """What a fit gives.
 
     curve: of dictionaries: update, seconds, and the median errors on what was kept back
+    kept_back: of `Trajectory`
     """
     policy: Policy
     curve: list
+    kept_back: list
 
 def fit(frames: list, settings: FitSettings=..., begin_with: Policy | None=None, kept_back: list | None=None, watch: Callable=...) -> Fitted:
     """Fit an energy to frames.

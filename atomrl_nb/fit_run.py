@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from .checkpoints import disk_errors, write_text
 from .experiment import plain, provenance
 from .fit import Fitted, FitSettings, fit
-from .frames import Trajectory, read_frames, split, trajectories_of
+from .frames import Trajectory, read_frames
 from .payback import Prices, prices, replayed, said
 from .policies import Policy, save_policy
 from .structures import InputError, as_calculator
@@ -77,9 +77,9 @@ def fit_run(
         with disk_errors(folder): save_policy(folder/UNFINISHED, *policy)
 
     fitted = fit(read.frames, settings, begin_with, watch=watch)
-    seconds, parts = time.perf_counter() - began, split(trajectories_of(read.frames), settings.kept_back, settings.seed)
+    seconds = time.perf_counter() - began
     with disk_errors(folder): os.replace(folder/UNFINISHED, folder/"policy.safetensors")
-    found, where = _priced(fitted.policy, parts.kept_back, calculator, fmax)
+    found, where = _priced(fitted.policy, fitted.kept_back, calculator, fmax)
     outcome = [_sentence(fitted.policy.card, read.left_out, seconds)]
     if found is not None: outcome.append(said(found, 0, where))
     else: outcome.append("What it saves could not be predicted from the frames that were kept back: give --calculator.")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_FRAMES', 'SETTLED', 'TELLING', 'RIVALS', 'RecordedSurface', 'Prices', 'prices', 'replayed', 'verdict', 'said',
-           'priced_run', 'compared']
+           'priced_run']
 
 # %% ../nbs/12h_payback.ipynb #12800004
 import math
@@ -147,23 +147,3 @@ def priced_run(
     spent = len(metrics) + metrics.expert_evaluations.sum() + len(episodes) + tests.steps.sum()
     found = prices(find_policy(run), starts, where.fmax)
     return said(found, int(spent), f"{found.spent} more evaluations of its calculator")
-
-# %% ../nbs/12h_payback.ipynb #12800019
-def compared(
-    rows: list,  # dictionaries with system, start, arm, evaluations, and whether the policy has seen such a start
-) -> str:  # Markdown
-    "Compare planning without a policy with what `auto` takes, start by start."
-    lines = ["| structures, calculator | starts | none | auto | ratio |", "|---|---:|---:|---:|---:|"]
-    for system in dict.fromkeys(row["system"] for row in rows):
-        mine = [row for row in rows if row["system"] == system and not row["seen"]]
-        each = {(row["arm"], row["start"]): row["evaluations"] for row in mine}
-        both = [start for arm, start in each if arm == "none" and ("auto", start) in each]
-        if not both: continue
-        counts = np.array([[each[arm, start] for start in both] for arm in ("none", "auto")], float)
-        draws = np.random.default_rng(0).integers(len(both), size=(2000, len(both)))
-        none, auto = counts[:, draws].mean(2)
-        low, high = np.quantile(auto / none, [0.025, 0.975])
-        none, auto = counts.mean(1)
-        ratio = f"{auto / none:.2f} [{low:.2f}, {high:.2f}]"
-        lines.append(f"| {system} | {len(both)} | {none:.1f} | **{auto:.1f}** | {ratio} |")
-    return "\n".join(lines)

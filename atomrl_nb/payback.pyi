@@ -8,7 +8,7 @@ from ase.calculators.calculator import Calculator
 from .frames import Trajectory
 from .planner import Planner
 from .policies import Policy
-__all__ = ['MOST_FRAMES', 'SETTLED', 'TELLING', 'RIVALS', 'RecordedSurface', 'Prices', 'prices', 'replayed', 'verdict', 'said', 'priced_run', 'compared']
+__all__ = ['MOST_FRAMES', 'SETTLED', 'TELLING', 'RIVALS', 'RecordedSurface', 'Prices', 'prices', 'replayed', 'verdict', 'said', 'priced_run']
 MOST_FRAMES: int  # of a trajectory, that a surface is made of
 SETTLED: float  # eV/Å: largest force near a minimum
 TELLING: Any  # eV/Å: however small the forces at the end are, all frames count
@@ -75,11 +75,4 @@ def priced_run(run: str | Path, calculator: Calculator | str | None=None, count:
     run: run folder of a training
     calculator: that of the run, or its spec; None: as its settings say
     count: starts
-    """
-
-def compared(rows: list) -> str:
-    """Compare planning without a policy with what `auto` takes, start by start.
-
-    rows: dictionaries with system, start, arm, evaluations, and whether the policy has seen such a start
-    returns: Markdown
     """

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BAD', 'SUITES', 'HEAD', 'SHORT_NAMES', 'SUMMARY_HEAD', 'Scaled', 'Rough', 'BondsAlone', 'Suite', 'with_options',
            'methods', 'suite_experiment', 'measure_suite', 'NothingKept', 'Replayed', 'Moment', 'replay', 'suite_table',
-           'summary_table']
+           'summary_table', 'compared']
 
 # %% ../nbs/13c_suites.ipynb #13c00004
 import json
@@ -358,3 +358,21 @@ def _summary(suite, rows):
     known = "BFGS" if "BFGS" in mean else "FIRE"
     return (suite.about, str(len(counts["RLOptimizer"])), shown("RLOptimizer", "**"), shown(helped, "**"),
             f"{shown(rival)} {SHORT_NAMES.get(rival, rival)}", shown(baseline), shown(known))
+
+# %% ../nbs/13c_suites.ipynb #13c000f2
+def compared(
+    rows: list,  # dictionaries with system, start, arm, evaluations, and whether the policy has seen such a start
+) -> str:  # Markdown
+    "Compare planning without a policy with what `auto` takes, start by start."
+    lines = ["| structures, calculator | starts | none | auto | ratio |", "|---|---:|---:|---:|---:|"]
+    def ratio(drawn, axis): return np.divide(*np.moveaxis(drawn, -1, 0)[::-1].mean(axis + 1))
+    for system in dict.fromkeys(row["system"] for row in rows):
+        mine = [row for row in rows if row["system"] == system and not row["seen"]]
+        each = {(row["arm"], row["start"]): row["evaluations"] for row in mine}
+        pairs = [(count, each["auto", start]) for (arm, start), count in each.items()
+                 if arm == "none" and ("auto", start) in each]
+        if not pairs: continue
+        (none, auto), (low, high) = np.mean(pairs, axis=0), interval(pairs, statistic=ratio)
+        found = f"{auto / none:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append(f"| {system} | {len(pairs)} | {none:.1f} | **{auto:.1f}** | {found} |")
+    return "\n".join(lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from .experiment import Experiment
-__all__ = ['BAD', 'SUITES', 'HEAD', 'SHORT_NAMES', 'SUMMARY_HEAD', 'Scaled', 'Rough', 'BondsAlone', 'Suite', 'with_options', 'methods', 'suite_experiment', 'measure_suite', 'NothingKept', 'Replayed', 'Moment', 'replay', 'suite_table', 'summary_table']
+__all__ = ['BAD', 'SUITES', 'HEAD', 'SHORT_NAMES', 'SUMMARY_HEAD', 'Scaled', 'Rough', 'BondsAlone', 'Suite', 'with_options', 'methods', 'suite_experiment', 'measure_suite', 'NothingKept', 'Replayed', 'Moment', 'replay', 'suite_table', 'summary_table', 'compared']
 
 class Scaled(Calculator):
     """A calculator whose energies and forces are scaled."""
@@ -139,5 +139,12 @@ def summary_table(folder: str | Path) -> str:
     """Write a row for each suite: ours without and with help, the best rival, the stronger baseline with a surrogate.
 
     folder: of the result files
+    returns: Markdown
+    """
+
+def compared(rows: list) -> str:
+    """Compare planning without a policy with what `auto` takes, start by start.
+
+    rows: dictionaries with system, start, arm, evaluations, and whether the policy has seen such a start
     returns: Markdown
     """

@@ -353,7 +353,7 @@ def test_a_worse_policy_is_not_taken(tmp_path, policy, monkeypatch):
     for seed in range(4): Project(project.folder).keep(relaxed(seed), "CuAu")
     save_policy(project.file, *policy)
     worse = [dict(force_change=0.1), dict(force_change=0.2)]
-    monkeypatch.setattr("atomrl_nb.project.fit", lambda *_, **__: Fitted(policy, worse))
+    monkeypatch.setattr("atomrl_nb.project.fit", lambda *_, **__: Fitted(policy, worse, []))
     said = project.learn()
     assert "nothing changes" in said and load_policy(project.file).card["learnt_until"] == 3
     for mine, first in zip(load_policy(project.file).actor.parameters(), policy.actor.parameters()):

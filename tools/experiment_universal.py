@@ -13,10 +13,9 @@ from experiment_dft import starts as dft_starts
 from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.learned import shipped_policies
 from atomrl_nb.optimizer import RLOptimizer
-from atomrl_nb.payback import compared
 from atomrl_nb.starts import cell_starts, crystal_starts, g2_starts, published, special_cells
 from atomrl_nb.structures import CountedCalculator, calculator
-from atomrl_nb.suites import with_options
+from atomrl_nb.suites import compared, with_options
 
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 FMAX, CAP = 0.01, 150

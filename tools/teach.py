@@ -33,8 +33,8 @@ from atomrl_nb.structures import calculator
 HIGHEST = 30.0  # eV/Å: a start with a larger force teaches nothing of use
 ALKALI, EARTH, TRANSITION = "Li Na K Rb Cs", "Mg Ca Sr Ba", "Ti V Cr Mn Fe Co Ni"
 HALOGEN, CHALCOGEN, PNICTOGEN = "F Cl Br I", "O S Se Te", "N P As Sb"
-THREE, FOUR, TIN = "Al Ga In", "Ti Zr Hf", "Si Ge Sn"
-NOBLE, LATE, EARLY = "Cu Ag Au", "Fe Co Ni Ru Rh Pd Ir Pt", "Sc Y Ti Zr Hf V Nb Ta"
+THREE, TIN = "Al Ga In", "Si Ge Sn"
+LATE, EARLY = "Fe Co Ni Ru Rh Pd Ir Pt", "Sc Y Ti Zr Hf V Nb Ta"
 KINDS = [  # prototype of AFLOW's library, and the elements that go where its own are
     ("AB_cF8_225_a_b", dict(Na=ALKALI + " Ag", Cl=HALOGEN)), ("AB_cF8_225_a_b", dict(Na=EARTH + " Mn Fe Co Ni Cd Pb", Cl=CHALCOGEN)),
     ("AB_cF8_225_a_b", dict(Na=EARLY + " La", Cl="N P C")), ("AB_cF8_216_c_a", dict(Zn=THREE + " B", S=PNICTOGEN)),
@@ -114,7 +114,8 @@ def crystal_of(k, calc):
     rng = np.random.default_rng([71, k])
     if k % 10 == 9: return slab(rng, k)
     name, atoms = decorated(rng)
-    if frozenset(atoms.symbols) in tested_crystals() or len(set(atoms.symbols)) == 1 < rng.integers(3): return None
+    if frozenset(atoms.symbols) in tested_crystals(): return None
+    if len(set(atoms.symbols)) == 1 and rng.integers(3) > 1: return None  # a third of the elements alone is left out
     if len(atoms) <= 4: atoms = atoms.repeat([(2, 1, 1), (2, 2, 1), (2, 1, 2)][rng.integers(2 + (len(atoms) < 3))])
     atoms.set_cell(atoms.cell.array * touching(atoms), scale_atoms=True)
     atoms.calc = calc

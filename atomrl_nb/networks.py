@@ -9,7 +9,7 @@ __all__ = ['SKIN', 'REFERENCE', 'LONGEST', 'NetworkSettings', 'check_network', '
            'Critic', 'TwinCritics']
 
 # %% ../nbs/02_networks.ipynb #65691284
-import math
+import importlib, math
 from dataclasses import dataclass
 from typing import NamedTuple
 from functools import lru_cache
@@ -524,3 +524,9 @@ class TwinCritics(Critic):
         "Judge by the first critic alone."
         parameters = {name: both[0] for name, both in self.named_parameters()}
         return torch.func.functional_call(self._one_critic, parameters, (graph, displacement))
+
+# %% ../nbs/02_networks.ipynb #020000f2
+def __getattr__(name):
+    "Find what has moved to the room of policies."
+    if name not in ("Policy", "load_policy", "save_policy"): raise AttributeError(f"no {name!r} in {__name__}")
+    return getattr(importlib.import_module("atomrl_nb.policies"), name)

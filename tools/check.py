@@ -71,6 +71,7 @@ CHECKS = {
     "the notebooks keep their rhythm": command("tools/rhythm.py"),
     "ruff finds no fault": command("-m", "ruff", "check", "--quiet", "--select", "F", PACKAGE, "tools", "tests"),
     "types hold, in the stubs and in a user's script": command("-m", "mypy", "--no-error-summary"),
+    "the Chinese pages are the guide in Chinese": command("tools/translate.py", "--check"),
     "README.md is current": command("tools/readme.py", "--check"),
     "the site builds, with no dead link": command("tools/docs.py"),
     "the notebooks run, and their outputs are current": command("tools/notebooks.py", "--test", "--check"),

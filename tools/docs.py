@@ -33,6 +33,8 @@ SEARCH_FETCH = ("""      const r = await fetch(offset + "search.json");
         Object.assign(document.createElement("script"), { src: offset + "search.js", onload: loaded, onerror: failed })));
       index = window.searchIndex;
 """)
+SWITCH = re.compile(r'href="[^"]*"(?=[^<>]*>(?:<span[^>]*>)?English \| 中文)')
+OTHER = {"guide": "zh", "zh": "guide"}  # folders of the same pages in two languages
 REMOTE_FONT = re.compile(r'@import\s+(?:url\(["\']?https?:[^)]*\)|"https?:[^"]*"|\'https?:[^\']*\')[^;]*;')
 
 
@@ -161,6 +163,8 @@ def finish():
 
         text = published.sub(relative, REMOTE_TAG.sub("", path.read_text(encoding="utf-8")))
         text = MATH.sub(mathml, text).replace('<code class="sourceCode python">\n', '<code class="sourceCode python">')
+        if path.parent.name in OTHER:  # the navigation's switch leads to the same page in the other language
+            text = SWITCH.sub(f'href="../{OTHER[path.parent.name]}/{path.name}"', text)
         if VIEW in text:
             scripts = [os.path.relpath(DOCS / "ngl" / name, path.parent) for name in ("ngl.js", "view.js")]
             text = text.replace("</body>", "".join(f'<script src="{src}"></script>\n' for src in scripts) + "</body>")

@@ -194,6 +194,18 @@ def lost_text():
                    "move it into a cell of its own")
 
 
+def same_page():
+    """Yield a sentence for each page that two notebooks would be written to: nbdev drops the number before a name."""
+    from nbdev.doclinks import nbglob
+
+    taken = {}
+    for path in sorted(nbglob(ROOT / "nbs", as_path=True)):
+        page = path.with_name(re.sub(r"^\d+[a-zA-Z]?_", "", path.stem) + ".html")
+        if page in taken:
+            yield f"{path.relative_to(ROOT)} and {taken[page]} would be the same page: rename one"
+        taken[page] = path.name
+
+
 def main():
     """Build the site, then check it."""
     start = time.time()
@@ -206,7 +218,7 @@ def main():
     finish()
     if not with_quarto:
         searchable()
-    problems = [*lost_text(), *dead_links(DOCS)]
+    problems = [*same_page(), *lost_text(), *dead_links(DOCS)]
     print("\n".join(problems), end="\n" if problems else "")
     print(f"{len(list(DOCS.rglob('*.html')))} pages in {DOCS.name}/, {len(problems)} problems, "
           f"{time.time() - start:.0f} s, rendered by {'Quarto' if with_quarto else 'smalldocs'}")

@@ -26,15 +26,15 @@ from .structures import perturb
 # %% ../nbs/09c_evaluation.ipynb #f75cbab7
 EVALUATIONS = ["t_total", "start", "steps", "fmax", "terminated"]
 
-def _fixed_starts(trainer):
+def _fixed_starts(trainer, given):
     "Reset an environment for each start; one whose calculator fails is left out."
     s, template = trainer.settings, trainer.environments[0]
     rng, calc, started = np.random.default_rng([s.seed, 3]), trainer.make(), {}
-    for k in range(s.evaluation_starts):
+    for k, options in enumerate([dict(atoms=atoms) for atoms in given] or [{}] * s.evaluation_starts):
         env = Environment(trainer.validation, calc, template.settings, s.network.reach, warm=template.warm)
         env.np_random = rng
         with suppress(EvaluationFailed):
-            env.reset()
+            env.reset(options=options)
             started[k] = env
     return started
 
@@ -54,11 +54,12 @@ class Evaluated(NamedTuple):
 @torch.no_grad()
 def evaluate(
     trainer: Trainer,  # not changed
+    starts: tuple = (),  # `ase.Atoms` to relax as they are; none: those that the settings ask for
 ) -> Evaluated:
     "Relax fixed starts with the present actor, all of them in lockstep."
-    active, most = _fixed_starts(trainer), trainer.environments[0].settings.max_steps
+    active, most = _fixed_starts(trainer, starts), trainer.environments[0].settings.max_steps
     rows = [dict(t_total=trainer.t_total, start=k, steps=most, fmax=np.nan, terminated=0)
-            for k in range(trainer.settings.evaluation_starts)]  # as of a start that failed
+            for k in range(len(starts) or trainer.settings.evaluation_starts)]  # as of a start that failed
     frames = [active[0].frame()] if 0 in active else []
     while active:
         for k, env, step in _step_all(trainer, active):

@@ -17,10 +17,11 @@ class Evaluated(NamedTuple):
     rows: list[dict]
     frames: list[Atoms]
 
-def evaluate(trainer: Trainer) -> Evaluated:
+def evaluate(trainer: Trainer, starts: tuple=()) -> Evaluated:
     """Relax fixed starts with the present actor, all of them in lockstep.
 
     trainer: not changed
+    starts: `ase.Atoms` to relax as they are; none: those that the settings ask for
     """
 
 def surroundings(structures: list, settings: Settings) -> dict:

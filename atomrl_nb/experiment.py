@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance',
            'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result',
-           'one_thread', 'results_of', 'run_experiment', 'with_row', 'experiment_parser', 'chosen', 'experiment_main',
-           'command_of', 'TimedCalculator']
+           'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'experiment_parser', 'chosen',
+           'experiment_main', 'command_of', 'measure_as_asked', 'TimedCalculator']
 
 # %% ../nbs/12b_experiment.ipynb #12b00004
 import argparse, contextlib, hashlib, importlib.metadata, importlib.resources, json, math, multiprocessing, os
@@ -127,6 +127,7 @@ class Experiment:
     conclude: Callable = lambda rows: ""  # the same as text, printed at the end
     rows: str = "rows"  # name of the list in the file
     apart: bool = False  # each case in a process of its own: where memory or a first call is measured
+    program: str = ""  # command that measures it; empty: the tool of its name
 
 # %% ../nbs/12b_experiment.ipynb #12b00015
 def key_of(
@@ -255,19 +256,26 @@ def with_row(
     return head | experiment.summary(rows) | {experiment.rows: rows}
 
 # %% ../nbs/12b_experiment.ipynb #12b00020
-def experiment_parser(
-    experiment: Experiment,
-) -> argparse.ArgumentParser:
-    "Describe the options of an experiment."
-    parser = argparse.ArgumentParser(description=experiment.about)
+def add_measuring(
+    parser: argparse.ArgumentParser,  # changed in place
+    seeds: int,
+):
+    "Offer what every experiment can be asked for."
     parser.add_argument("--quick", action="store_true", help="a short form, of seconds, that saves nothing")
-    parser.add_argument("--seeds", type=int, metavar="N", default=experiment.seeds, help="seeds 0 to N-1 (%(default)s)")
+    parser.add_argument("--seeds", type=int, metavar="N", default=seeds, help="seeds 0 to N-1 (%(default)s)")
     parser.add_argument("--workers", type=int, metavar="N", default=1, help="cases at a time (%(default)s)")
     parser.add_argument("--only", nargs="*", metavar="NAME=VALUE", default=[], help="measure these cases")
     parser.add_argument("--again", nargs="*", metavar="NAME=VALUE", default=[], help="measure these cases anew")
     parser.add_argument("--out", type=Path, metavar="FILE", help="result file; one that is there is gone on with")
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder for what rows leave besides")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where there is a result file")
+
+def experiment_parser(
+    experiment: Experiment,
+) -> argparse.ArgumentParser:
+    "Describe the options of an experiment."
+    parser = argparse.ArgumentParser(description=experiment.about)
+    add_measuring(parser, experiment.seeds)
     return parser
 
 def chosen(
@@ -291,7 +299,7 @@ def experiment_main(
 ) -> int:  # exit code
     "Run an experiment as a command asks."
     args = args or experiment_parser(experiment).parse_args()
-    try: return _run(experiment, args, args.out or Path(folder)/f"{experiment.name}.json")
+    try: return measure_as_asked(experiment, args, args.out or Path(folder)/f"{experiment.name}.json")
     except InputError as error:
         print(f"{experiment.name}: {error}", file=sys.stderr)
         return 2
@@ -302,10 +310,15 @@ def experiment_main(
 # %% ../nbs/12b_experiment.ipynb #12b00033
 def command_of(experiment: Experiment, args: argparse.Namespace) -> str:
     "Write the command that makes the rows anew; folders of this machine are no part of it."
-    words = ["python", f"tools/experiment_{experiment.name}.py", "--seeds", str(args.seeds)]
+    program = experiment.program or f"python tools/experiment_{experiment.name}.py"
+    words = [*shlex.split(program), "--seeds", str(args.seeds)]
     return shlex.join(words + (["--only", *args.only] if args.only else []))
 
-def _run(experiment: Experiment, args: argparse.Namespace, file: Path) -> int:
+def measure_as_asked(
+    experiment: Experiment,
+    args: argparse.Namespace,  # of `add_measuring`
+    file: Path,  # result file
+) -> int:  # exit code
     "Check numbers and folder, measure, and print what follows."
     if min(args.seeds, args.workers) < 1: raise InputError("--seeds and --workers must be positive.")
     if not args.quick and not file.parent.is_dir():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from .structures import CountedCalculator
-__all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance', 'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result', 'one_thread', 'results_of', 'run_experiment', 'with_row', 'experiment_parser', 'chosen', 'experiment_main', 'command_of', 'TimedCalculator']
+__all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance', 'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result', 'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'experiment_parser', 'chosen', 'experiment_main', 'command_of', 'measure_as_asked', 'TimedCalculator']
 
 def commit_of_package() -> str:
     """Name the commit of the package, with a plus where tracked files differ from it.
@@ -74,6 +74,7 @@ class Experiment:
     conclude: the same as text, printed at the end
     rows: name of the list in the file
     apart: each case in a process of its own: where memory or a first call is measured
+    program: command that measures it; empty: the tool of its name
     """
     name: str
     about: str
@@ -87,6 +88,7 @@ class Experiment:
     conclude: Callable = ...
     rows: str = 'rows'
     apart: bool = False
+    program: str = ''
 
 def key_of(row: dict, names: tuple) -> str:
     """Identify a row by its case.
@@ -145,6 +147,12 @@ def with_row(experiment: Experiment, result: dict, cases: list, row: dict) -> di
     cases: in their order
     """
 
+def add_measuring(parser: argparse.ArgumentParser, seeds: int) -> None:
+    """Offer what every experiment can be asked for.
+
+    parser: changed in place
+    """
+
 def experiment_parser(experiment: Experiment) -> argparse.ArgumentParser:
     """Describe the options of an experiment."""
 
@@ -165,6 +173,14 @@ def experiment_main(experiment: Experiment, folder: str | Path, args: argparse.N
 
 def command_of(experiment: Experiment, args: argparse.Namespace) -> str:
     """Write the command that makes the rows anew; folders of this machine are no part of it."""
+
+def measure_as_asked(experiment: Experiment, args: argparse.Namespace, file: Path) -> int:
+    """Check numbers and folder, measure, and print what follows.
+
+    args: of `add_measuring`
+    file: result file
+    returns: exit code
+    """
 
 class TimedCalculator(CountedCalculator):
     """Count the evaluations of a calculator, and time them."""

@@ -6,24 +6,28 @@ from ase import Atoms
 from .experiment import Experiment
 from .learner import Trainer
 from .settings import Settings
-__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of']
+__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of']
 
 @dataclass(frozen=True)
 class System:
-    """Structures to train on, and starts that no training has seen.
+    """A kind of crystals, and what its settings are.
 
     about: in words
-    training: a built-in system
-    repeat: of the cubic cell of four atoms, for the starts that are tested on
+    repeat: of the cubic cell of four atoms
     settings: as in a settings file
     """
     about: str
-    training: str
     repeat: tuple
     settings: dict = ...
 AMPLITUDE: float  # of the displacements [Å]
 R0: float  # where walls are near [Å]
 SYSTEMS: dict
+
+def crystals(system: str, count: int, seed: int) -> list[Atoms]:
+    """Draw crystals at rest.
+
+    system: a key of `SYSTEMS`
+    """
 
 def held_out(system: str, count: int) -> list[Atoms]:
     """Draw the starts that a system is tested on.
@@ -49,8 +53,8 @@ class Study:
     arms: dict
     systems: tuple = ('alloys4', 'walls8')
     baseline: dict = ...
-    budget: int = 2000
-    starts: int = 40
+    budget: int = 1500
+    starts: int = 32
 
 def merged(*nested: dict) -> dict:
     """Merge nested settings.
@@ -67,7 +71,7 @@ def settings_of(study: Study, system: str, arm: str, seed: int=0) -> Settings:
 def trained(settings: Settings, structures: list, budget: int) -> tuple:
     """Train until a number of force evaluations is spent.
 
-    structures: `ase.Atoms` to train on; not changed
+    structures: `ase.Atoms` to train on, at rest
     budget: force evaluations
     returns: (Trainer, what its steps logged)
     """

@@ -724,6 +724,16 @@ DOCS = {
         'perturb': 'Make a seeded start: displace every free atom at random.\n\natoms: structure to displace; stays as it is\namplitude: half-width of "uniform", width of "normal", upper end of "positive" [Å]\nseed: seed or generator of the noise\nkind: one of `PERTURBATIONS`\nreturns: displaced copy, fixed atoms in place, without calculator',
         'fixed_mask': 'Tell which atoms must not move.\n\natoms: structure with or without constraints\nreturns: (n_atoms,) bool, true where `FixAtoms` holds the atom',
     },
+    'suggest': {
+        'Measured': 'What structures and calculator look like.\n\nn_atoms: of the structure of middle size\nelements: chemical symbols\nstiffness: change of the forces by a displacement, root mean square [eV/Å²]\nnoise: of a component of the forces [eV/Å]\ncalls: force evaluations that this took',
+        'measure': 'Look at the structures, and ask the calculator for a few forces.\n\nstructures: `ase.Atoms`\ncalculator: gives energy [eV] and forces [eV/Å]',
+        'near_the_wall': 'Draw starts as a training would.\n\nstructures: `ase.Atoms`\nreturns: (draws,) shortest distance in each start, in units of r0; infinite where it is far above',
+        'Reason': 'One setting that should differ from its default.\n\nname: such as "td3.deviation_weight"\nwhy: what was seen, and what was measured\npage: of the guide, that has the measurement',
+        'Suggestion': 'Settings for some structures, and why they are so.\n\nreasons: of `Reason`, one for each setting that differs',
+        'with_value': 'Return the settings with one changed.\n\nname: such as "td3.gamma"',
+        'suggest_settings': 'Suggest settings, each with the sentence and the page of the guide that says why.\n\nstructures: `ase.Atoms`, as a training would get them\ncalculator: gives energy [eV] and forces [eV/Å], or its spec; asked at most twelve times\nsettings: to begin with',
+        'settings_file': 'Write what is suggested as a settings file, with the reasons as comments.\n\nreturns: TOML',
+    },
     'suites': {
         'Rough.__init__': 'height: of a ripple, between two atoms [eV]',
         'Suite': 'Starts with one calculator as truth and another as surrogate.\n\nstarts: () -> list of `ase.Atoms`\ntruth: calculator spec\nsurrogate: calculator spec; empty: none\nfmax: target [eV/Å]\ncap: force evaluations\npolicy: name of a shipped policy; empty: none',

@@ -23,8 +23,8 @@ from ase.formula import Formula
 from .benchmark import bench_relax
 from .callbacks import StopTrainingOnNoModelImprovement, TensorBoardCallback
 from .checkpoints import latest_t_total, read_run, write_text
-from .commands import (add_overwrite, add_settings, command_parser, default_calculator, input_files, names_in,
-                                read_flags, read_settings, run_command)
+from .commands import (FLAGS, add_overwrite, add_settings, command_parser, default_calculator, input_files,
+                                names_in, read_flags, read_settings, run_command)
 from .comparing import relax, summary
 from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .experiment import add_measuring, measure_as_asked
@@ -42,6 +42,7 @@ from .search import search
 from .schema import FIT, build
 from .settings import as_planner, check_settings, settings_from
 from .structures import NAMED_SYSTEMS, InputError, calculator, check_name, known_elements, load, runs_code
+from .suggest import settings_file, suggest_settings
 from .suites import SUITES, measure_suite, suite_table
 from .test_sets import FAMILIES, OPTIMIZERS
 from .training import resume, train
@@ -53,6 +54,9 @@ def _add_beginning(parser):
     parser.add_argument("--init-from", metavar="RUN_OR_NAME",
                         help="begin a new run with the parameters of a run, a policy file, or a policy that ships: "
                              f"{ships}")
+    parser.add_argument("--suggest", action="store_true",
+                        help="train nothing: after at most twelve force evaluations, print a file for --settings, with "
+                             "the reason for each line; only structures and --calculator go with it")
     parser.add_argument("--planner", action="store_true",
                         help="learn an energy to plan in, by imitation alone, as the policies that ship do: the fewest "
                              "force evaluations; sets network.head, network.max_displacement, and q_weight, actor_lr, "
@@ -115,6 +119,16 @@ def _wanted(run, args):
     "Tell how many steps the run shall reach."
     return read_run(run)[0]["steps"] if args.steps is None else args.steps
 
+# %% ../nbs/14_cli.ipynb #5096e0c2
+def _suggest(args):
+    "Print a settings file, and train nothing."
+    given = [getattr(args, name) for name in ("run", "resume", "settings", "init_from", "patience", *FLAGS)]
+    if any(value is not None for value in given) or args.planner:
+        raise InputError("--suggest trains nothing: only structures and --calculator may be given with it.")
+    spec = args.calculator or default_calculator(args.structures)
+    print(settings_file(suggest_settings(load(*args.structures), calculator(spec))), end="")
+    return 0
+
 # %% ../nbs/14_cli.ipynb #14c00006
 def _outcome(run):
     "Say how far a run came and how good its best evaluation was."
@@ -129,6 +143,7 @@ def _outcome(run):
 
 def _train(args):
     "Begin a run or go on with it, and say how it ended."
+    if args.suggest: return _suggest(args)
     read_flags(args)
     patience = [] if args.patience is None else [StopTrainingOnNoModelImprovement(args.patience)]
     callbacks = [*patience, *([TensorBoardCallback()] if args.tensorboard else [])]

@@ -19,10 +19,9 @@ def _one_thread_in_own_notebooks():
 
     if "IN_TEST" not in os.environ or Path(__file__).parents[1] / "nbs" not in [Path.cwd(), *Path.cwd().parents]:
         return
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that a notebook starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for torch, which reads it on import, and for other processes
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 _one_thread_in_own_notebooks()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'REWARDS', 'MOST_FAILURES', 'MOVE', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm',
            'log_force_ratio', 'Ends', 'Reward', 'largest_force', 'total_reward', 'GraphSpace', 'check_choices',
-           'Environment', 'begin_afresh', 'EvaluationFailed', 'CalculatorBroken', 'Evaluation', 'Start', 'ExecutedMove',
+           'Environment', 'EvaluationFailed', 'CalculatorBroken', 'Evaluation', 'Start', 'ExecutedMove',
            'executed_move', 'Step', 'Saved']
 
 # %% ../nbs/04_environment.ipynb #0cd5f55a
@@ -25,6 +25,7 @@ from .constraints import CORRECTION_FORMS, CORRECTION_MODES, correct_action, cor
 from .graphs import ENV_FEATURES, AtomGraph, environment_features
 from .neighbours import closest_pair
 from .structures import InputError, TOO_CLOSE, check_name, fixed_mask, perturb
+from .workers import begin_afresh
 
 log = logging.getLogger(__name__)
 
@@ -205,15 +206,6 @@ class Environment(gymnasium.Env):
     def fmax(self) -> float:
         "Largest force norm of the present positions [eV/Å]."
         return largest_force(self.forces)
-
-# %% ../nbs/04_environment.ipynb #95b2f3b1
-def begin_afresh(
-    calculator: BaseCalculator,
-):
-    "Make a calculator forget what it has computed, and with it those that it mixes."
-    if hasattr(calculator, "reset"): calculator.reset()
-    else: calculator.atoms, calculator.results = None, {}
-    for part in getattr(getattr(calculator, "mixer", None), "calcs", ()): begin_afresh(part)
 
 # %% ../nbs/04_environment.ipynb #95b2f3b2
 MOST_FAILURES = 10  # evaluations in a row

@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from .graphs import AtomGraph
-__all__ = ['log', 'REWARDS', 'MOST_FAILURES', 'MOVE', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm', 'log_force_ratio', 'Ends', 'Reward', 'largest_force', 'total_reward', 'GraphSpace', 'check_choices', 'Environment', 'begin_afresh', 'EvaluationFailed', 'CalculatorBroken', 'Evaluation', 'Start', 'ExecutedMove', 'executed_move', 'Step', 'Saved']
+__all__ = ['log', 'REWARDS', 'MOST_FAILURES', 'MOVE', 'EnvironmentSettings', 'smallest_distance', 'resolve_r0', 'force_norm', 'log_force_ratio', 'Ends', 'Reward', 'largest_force', 'total_reward', 'GraphSpace', 'check_choices', 'Environment', 'EvaluationFailed', 'CalculatorBroken', 'Evaluation', 'Start', 'ExecutedMove', 'executed_move', 'Step', 'Saved']
 log: Any
 
 @dataclass(frozen=True)
@@ -217,9 +217,6 @@ class Environment(gymnasium.Env):
         tensors: from `state`
         plain: from `state`
         """
-
-def begin_afresh(calculator: BaseCalculator) -> None:
-    """Make a calculator forget what it has computed, and with it those that it mixes."""
 MOST_FAILURES: int  # evaluations in a row
 
 class EvaluationFailed(RuntimeError):

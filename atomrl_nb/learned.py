@@ -34,6 +34,7 @@ from .schema import LOOP, build
 from .structures import InputError
 from .trust import Evaluation, Trust, TrustSettings, note
 from .walk import Known
+from .workers import kind_of
 
 # %% ../nbs/03a_learned.ipynb #5edb118c
 def shipped_policies() -> dict:  # name -> file
@@ -70,8 +71,7 @@ def taught_by(
     calculator: Calculator,
 ) -> str:
     "Name the class of a calculator, behind one that counts."
-    while hasattr(calculator, "inner"): calculator = calculator.inner
-    return type(calculator).__name__
+    return kind_of(calculator).names[0]
 
 def _strange_part(atoms, ranges):
     "Tell which share of the atoms has another coordination than those of its element in training."
@@ -114,11 +114,8 @@ def choose_policy(
 def _beyond_neutral_matter(atoms):
     "Tell whether a calculator is a model potential, or the structure is charged."
     if atoms.calc is None: return False
-    calculator = atoms.calc
-    while hasattr(calculator, "inner"): calculator = calculator.inner
-    charge = dict(getattr(calculator, "parameters", {})).get("charge") or atoms.get_initial_charges().sum()
-    kinds = {kind.__name__ for kind in type(calculator).__mro__}
-    return bool(kinds & MODEL_POTENTIALS) or charge != 0
+    kind = kind_of(atoms.calc)
+    return bool(set(kind.names) & MODEL_POTENTIALS) or (kind.charge or atoms.get_initial_charges().sum()) != 0
 
 def _at_home(atoms, card):
     "Tell whether the part that a policy knows has surroundings like those in training."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator
-__all__ = ['KEPT', 'TOLD', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator', 'Failed', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'EvaluationError', 'Delivered', 'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'WorkerDied', 'Workers']
+__all__ = ['KEPT', 'TOLD', 'MOVED', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator', 'Failed', 'EvaluationError', 'reason_of', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'Delivered', 'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'WorkerDied', 'Workers']
 
 @dataclass(frozen=True)
 class Recipe:
@@ -33,10 +33,10 @@ def as_recipe(given: str | Callable | tuple | Recipe) -> Recipe:
 
     given: a spec, a constructor, or (constructor, args, kwargs)
     """
-KEPT: int  # calculators of the latest structures that a worker keeps, where they begin warm
 
 def begin_afresh(calculator: BaseCalculator) -> None:
     """Make a calculator forget what it has computed, and with it those that it mixes."""
+KEPT: int  # calculators that a worker keeps: of the latest structures, where they begin warm
 
 def kept_calculator(recipe: Recipe, structure: Hashable=None) -> BaseCalculator:
     """Take the calculator of a recipe, built here once.
@@ -48,9 +48,15 @@ TOLD: tuple[str, ...]  # results that are sent
 class Failed(NamedTuple):
     """An evaluation that failed.
 
-    said: type and message of what was raised
+    said: by what was raised
     """
     said: str
+
+class EvaluationError(RuntimeError):
+    """What a calculator said elsewhere."""
+
+def reason_of(error: Exception) -> str:
+    """Say what went wrong: a sentence of our own, or the type and the message of whatever else was raised."""
 
 def evaluate(recipe: Recipe | None, atoms: Atoms, structure: Hashable=None, stress: bool=False) -> dict | Failed:
     """Compute energy, forces and what else comes with them.
@@ -77,26 +83,27 @@ def kind_of(calculator: BaseCalculator) -> Kind:
 def kind_made(recipe: Recipe) -> Kind | Failed:
     """Tell what kind of calculator a recipe makes."""
 
-class EvaluationError(RuntimeError):
-    """What a calculator said elsewhere."""
-
 class Delivered(Calculator):
     """What was computed elsewhere."""
     implemented_properties: Any
     kind: Kind
-    failure: Any
+    told: dict[Any, Any]
     def __init__(self, kind: Kind) -> None:
         """kind: of the calculator that it stands for"""
+    @property
+    def name(self) -> str:
+        """Name it as files of structures do."""
     def deliver(self, atoms: Atoms, found: dict | Failed) -> None:
         """Take results, which are told from now on, or a failure, which is raised.
 
         atoms: that were evaluated
         found: of `evaluate`
         """
+    def keep_only(self, atoms: Atoms) -> None:
+        """Forget all other places."""
     def calculate(self, atoms=None, properties=('energy',), system_changes=()) -> None:
-        """Say why there is no such result."""
-    def reset(self) -> None:
-        """Forget."""
+        """Tell what was delivered of this place."""
+MOVED: str
 
 class ExecutorBroken(RuntimeError):
     """An executor takes no more work."""
@@ -123,6 +130,9 @@ class Evaluator:
         """
     def stand_in(self, own: BaseCalculator | None) -> Delivered:
         """Make a stand-in for a calculator."""
+    @property
+    def answered(self) -> bool:
+        """Tell whether an answer has come from an executor."""
     def ask(self, structure: Hashable, atoms: Atoms, stress: bool=False, own: BaseCalculator | None=None) -> None:
         """Ask for one evaluation.
 

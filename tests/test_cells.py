@@ -208,10 +208,11 @@ def test_a_saddle_that_the_surrogate_knows_is_left():
     assert left.get_potential_energy() < stays.get_potential_energy() - 0.05
     assert opt.report().end == "minimum" and lowest_curvature(opt.planner)[0] > 0
     many = RelaxMany([together], surrogate=Saddle())
-    many.optimizers[0].surrogate_first = False
+    opt = many.optimizer(0)
+    opt.surrogate_first = False
     assert many.run(0.01, 40) == [True]
     np.testing.assert_allclose(together.positions, left.positions, atol=1e-6)
-    assert together.calc.evaluations == left.calc.evaluations == len(many.optimizers[0].trust.history)
+    assert together.calc.evaluations == left.calc.evaluations == len(opt.trust.history)
 
 
 def test_a_kick_that_gains_nothing_is_undone():

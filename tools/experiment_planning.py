@@ -42,8 +42,8 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
     for atoms in starts:
         atoms.calc = CountedCalculator(calculator(FAMILIES[family].calculator(None)))
     many = RelaxMany(starts, policy_for(family, arm))
-    for optimizer in many.optimizers:
-        trust = optimizer.trust
+    for k in range(len(starts)):
+        trust = many.optimizer(k).trust
         if arm == "no trust region":
             trust.deviations.append(math.inf)  # any rise of the energy is accepted
         if arm == "no hand-over":

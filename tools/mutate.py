@@ -297,7 +297,7 @@ MUTATIONS = [Mutation(*row) for row in [
     ("two processes make one run", "checkpoints.py",
      "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) except", "pass\n    except",
      "test_checkpoints.py::test_of_two_who_make_one_run_at_once_one_is_refused"),
-    ("what is mixed remembers", "environment.py",
+    ("what is mixed remembers", "workers.py",
      '(getattr(calculator, "mixer", None), "calcs", ()): begin_afresh(part)', '(None, "calcs", ()): begin_afresh(part)',
      "test_training.py::test_a_mixture_of_calculators_trains_and_resumes_exactly"),
 ]]

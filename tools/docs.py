@@ -17,6 +17,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 from links import Page, dead_links
+from pages import from_anywhere, improve, write_notebooks, write_search
 from readme import link_own_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,12 +28,6 @@ LONG = 60  # characters of a default that a signature shows
 HANDLED = ("output-file", "html-math-method", "broken link")  # what smalldocs leaves out and this script does
 REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
                         r'[^">]*"[^>]*>(?:</script>)?', re.IGNORECASE)
-SEARCH_FETCH = ("""      const r = await fetch(offset + "search.json");
-      index = await r.json();
-""", """      await new Promise((loaded, failed) => document.head.append(
-        Object.assign(document.createElement("script"), { src: offset + "search.js", onload: loaded, onerror: failed })));
-      index = window.searchIndex;
-""")
 SWITCH = re.compile(r'href="[^"]*"(?=[^<>]*>(?:<span[^>]*>)?English \| 中文)')
 OTHER = {"guide": "zh", "zh": "guide"}  # folders of the same pages in two languages
 REMOTE_FONT = re.compile(r'@import\s+(?:url\(["\']?https?:[^)]*\)|"https?:[^"]*"|\'https?:[^\']*\')[^;]*;')
@@ -81,7 +76,7 @@ def write_pages():
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
-    nbdev_runs = nbdev.processors._do_eval
+    nbdev_runs, names = nbdev.processors._do_eval, nbdev.processors._def_names
 
     def runs(cell):
         """Choose the cells to run for the reference: exports, imports and `show_doc`, but no demo with an import."""
@@ -89,6 +84,7 @@ def write_pages():
         return (imports or "show_doc(" in cell.source or "export" in cell.directives_) and nbdev_runs(cell)
 
     nbdev.processors._do_eval = runs
+    nbdev.processors._def_names = lambda *args: names(*args)[::-1]  # each is put before the last one: in the page's order
     show_fields()
     link_own_names()
     from atomrl_nb._docs import DOCS
@@ -135,17 +131,6 @@ def mathml(match):
     return math.replace('<mo accent="true">&#x02015;</mo>', '<mo class="overline"></mo>')  # styles.css draws it
 
 
-def searchable():
-    """Let smalldocs' search work on pages that are opened as files, where a browser fetches no JSON but loads scripts."""
-    script, index = DOCS / "site_libs" / "smalldocs.js", DOCS / "search.json"
-    text, parts = script.read_text(encoding="utf-8"), SEARCH_FETCH
-    if text.count(parts[0]) != 1:
-        raise SystemExit("smalldocs loads its search index in another way than this script knows: look at searchable() in tools/docs.py.")
-    script.write_text(text.replace(*parts), encoding="utf-8")
-    index.with_suffix(".js").write_text(f"window.searchIndex = {index.read_text(encoding='utf-8')};\n",
-                                        encoding="utf-8")
-
-
 def finish():
     """Make the pages independent of the network: formulas, fonts and scripts, links to the published site."""
     from nbdev.config import get_config
@@ -168,15 +153,17 @@ def finish():
         if VIEW in text:
             scripts = [os.path.relpath(DOCS / "ngl" / name, path.parent) for name in ("ngl.js", "view.js")]
             text = text.replace("</body>", "".join(f'<script src="{src}"></script>\n' for src in scripts) + "</body>")
-        path.write_text(text, encoding="utf-8")
+        text = improve(text, path, DOCS, cfg.version)
+        path.write_text(from_anywhere(text, cfg.doc_baseurl) if path.name == "404.html" else text, encoding="utf-8")
     for path in DOCS.rglob("*.css"):
         path.write_text(REMOTE_FONT.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def add_player():
-    """Put NGL and the script that draws 3-D views into the site, once for all pages."""
+def add_scripts():
+    """Put NGL and the script that draws 3-D views into the site, once for all pages, and the script for searching."""
     from atomrl_nb.view import page_script
 
+    shutil.copy(ROOT / "nbs" / "site.js", DOCS)
     shutil.copytree(ROOT / "nbs" / "ngl", DOCS / "ngl", dirs_exist_ok=True)
     (DOCS / "ngl" / "view.js").write_text(page_script(), encoding="utf-8")
 
@@ -214,10 +201,10 @@ def main():
     built = render_with_quarto() if with_quarto else render_with_smalldocs()
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(built, DOCS)
-    add_player()
+    add_scripts()
+    write_notebooks(DOCS)
     finish()
-    if not with_quarto:
-        searchable()
+    write_search(DOCS)
     problems = [*same_page(), *lost_text(), *dead_links(DOCS)]
     print("\n".join(problems), end="\n" if problems else "")
     print(f"{len(list(DOCS.rglob('*.html')))} pages in {DOCS.name}/, {len(problems)} problems, "

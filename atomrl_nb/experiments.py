@@ -21,6 +21,7 @@ from ase.optimize import BFGS
 from .benchmark import interval
 from .evaluation import card_of, evaluate
 from .experiment import Experiment, policy_id
+from .graphs import ENV_FEATURES
 from .learner import Trainer
 from .policies import save_policy
 from .settings import Settings, settings_from
@@ -64,7 +65,7 @@ def held_out(
 
 # %% ../nbs/13f_experiments.ipynb #13f0044
 COMMON = dict(
-    n_envs=8, batch_size=64, learning_starts=256, updates_per_step=0.25, network=dict(channels=8, layers=1),
+    n_envs=8, batch_size=64, learning_starts=128, updates_per_step=0.25, network=dict(channels=8, layers=1),
     environment=dict(perturb=AMPLITUDE, fmax=0.05, correction_weight=0.5), buffer_capacity=500,
     td3=dict(q_weight=1.0, imitation_weight=0.0, deviation_weight=10.0, deviation_scaled=False))
 REFERENCES = ("untrained", "BFGS")  # measured beside the arms, on the same starts
@@ -155,7 +156,7 @@ def bfgs_counts(
 # %% ../nbs/13f_experiments.ipynb #13f0057
 def quickly(study: Study) -> Study:
     "Shrink a study to seconds."
-    hurried = dict(learning_starts=16, batch_size=4, updates_per_step=0.1, network=dict(channels=2))
+    hurried = dict(learning_starts=8, batch_size=4, updates_per_step=0.125, network=dict(channels=2))
     return replace(study, budget=48, starts=2, baseline=merged(study.baseline, hurried))
 
 def measured(
@@ -176,7 +177,7 @@ def measured(
     policy = work/f"{case['system']} {arm} {case['seed']}.safetensors"
     save_policy(policy, trainer.agent.actor, card_of(trainer))
     return outcome(counts, cap) | logged(rows) | dict(
-        calls=calls_of(trainer), steps=trainer.t_total, updates=trainer.agent.updates, policy=policy_id(policy),
+        calls=calls_of(trainer), expert_calls=trainer.expert_evaluations, steps=trainer.t_total, updates=trainer.agent.updates, policy=policy_id(policy),
         seconds=round(time.process_time() - began, 1))
 
 # %% ../nbs/13f_experiments.ipynb #13f0060
@@ -239,7 +240,13 @@ def as_text(
 _no_consistency = dict(network=dict(tail_mlp="always"))
 _no_constraints = dict(td3=dict(deviation_weight=0.0), environment=dict(correction_weight=0.0))
 _no_memory = dict(buffer_capacity=100_000)
-_no_expert = dict(expert=dict(mode="jump", schedule="constant"))
+_jump = dict(expert=dict(mode="jump", nfake=0.2))
+_no_expert = merged(_jump, dict(expert=dict(schedule="constant")))
+_shaping = dict(environment=dict(correction_weight=0.5))
+_imitation = dict(td3=dict(imitation_weight=1.0))
+_informed = dict(environment=dict(env_features=ENV_FEATURES))
+
+def _penalty(weight): return dict(td3=dict(deviation_weight=weight))
 
 STUDIES = {study.name: study for study in (
     Study("guide", "What does the whole guide change, and what does each part of it?", {
@@ -249,6 +256,37 @@ STUDIES = {study.name: study for study in (
         "without II, constraints": _no_constraints,
         "without III, small memory": _no_memory,
         "without III, expert that fades": _no_expert}),
+    Study("constraints", "Do penalty and shaping help among walls, with the guide's own loss?", {
+        "neither": {},
+        "lambda 0.1": _penalty(0.1),
+        "lambda 10": _penalty(10.0),
+        "shaping": _shaping,
+        "lambda 0.1 and shaping": merged(_penalty(0.1), _shaping),
+        "lambda 10 and shaping": merged(_penalty(10.0), _shaping)},
+        systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
+    Study("memory", "How much should a small cell remember, with TD3 alone and with imitation?", {
+        "keeps all": {},
+        "500": dict(buffer_capacity=500),
+        "100": dict(buffer_capacity=100),
+        "keeps all, imitation": _imitation,
+        "500, imitation": merged(_imitation, dict(buffer_capacity=500)),
+        "100, imitation": merged(_imitation, dict(buffer_capacity=100))},
+        systems=("alloys4", "walls8"), baseline=_no_memory),
+    Study("expert", "How should the expert step in, and should it fade?", {
+        "step, fades": {},
+        "none": dict(expert=dict(nfake=0.0)),
+        "jump, fades": _jump,
+        "rollout, fades": dict(expert=dict(mode="rollout")),
+        "step, constant": dict(expert=dict(schedule="constant")),
+        "jump, constant": _no_expert},
+        baseline=_no_memory),
+    Study("consistency", "What do a layer behind the critic and environment information do?", {
+        "no tail": {},
+        "ordinary tail": _no_consistency,
+        "environment information": _informed,
+        "pooled critic, no tail": dict(network=dict(critic="pooled")),
+        "pooled critic, ordinary tail": merged(_no_consistency, dict(network=dict(critic="pooled")))},
+        baseline=_no_memory),
 )}
 
 # %% ../nbs/13f_experiments.ipynb #13f0067

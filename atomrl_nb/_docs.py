@@ -736,7 +736,7 @@ DOCS = {
         'fixed_mask': 'Tell which atoms must not move.\n\natoms: structure with or without constraints\nreturns: (n_atoms,) bool, true where `FixAtoms` holds the atom',
     },
     'suggest': {
-        'Measured': 'What structures and calculator look like.\n\nn_atoms: of the structure of middle size\nelements: chemical symbols\nstiffness: change of the forces by a displacement, root mean square [eV/Å²]\nnoise: of a component of the forces [eV/Å]\ncalls: force evaluations that this took',
+        'Measured': 'What structures and calculator look like.\n\nn_atoms: of the structure of middle size\nelements: chemical symbols\nstiffness: change of the force on an atom over its displacement, median of all atoms [eV/Å²]\nnoise: of a component of the forces [eV/Å]\ncalls: force evaluations that this took',
         'measure': 'Look at the structures, and ask the calculator for a few forces.\n\nstructures: `ase.Atoms`\ncalculator: gives energy [eV] and forces [eV/Å]',
         'near_the_wall': 'Draw starts as a training would.\n\nstructures: `ase.Atoms`\nreturns: (draws,) shortest distance in each start, in units of r0; infinite where it is far above',
         'Reason': 'One setting that should differ from its default.\n\nname: such as "td3.deviation_weight"\nwhy: what was seen, and what was measured\npage: of the guide, that has the measurement',

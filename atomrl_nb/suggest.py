@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     "What structures and calculator look like."
     n_atoms: int  # of the structure of middle size
     elements: tuple  # chemical symbols
-    stiffness: float  # change of the forces by a displacement, root mean square [eV/Å²]
+    stiffness: float  # change of the force on an atom over its displacement, median of all atoms [eV/Å²]
     noise: float  # of a component of the forces [eV/Å]
     calls: int  # force evaluations that this took
 
@@ -56,7 +56,8 @@ def _look(atoms, calc, rng):
     tiny, move = (perturb(start, share * length, rng).positions - here for share in (TINY, SHARE))
     middle, ahead, behind, far = (_forces(start, here + step, calc) for step in (0 * here, tiny, -tiny, move))
     noise = np.sqrt(np.mean((ahead - 2 * middle + behind)**2) / 6)
-    return np.linalg.norm(far - middle) / max(np.linalg.norm(move), 1e-12), noise
+    change, moved = (np.linalg.norm(x, axis=1) for x in (far - middle, move))
+    return np.median(change[moved > 0] / moved[moved > 0]) if moved.any() else 0.0, noise
 
 # %% ../nbs/09f_suggest.ipynb #5096e008
 def measure(

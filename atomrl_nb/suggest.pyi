@@ -15,7 +15,7 @@ class Measured(NamedTuple):
 
     n_atoms: of the structure of middle size
     elements: chemical symbols
-    stiffness: change of the forces by a displacement, root mean square [eV/Å²]
+    stiffness: change of the force on an atom over its displacement, median of all atoms [eV/Å²]
     noise: of a component of the forces [eV/Å]
     calls: force evaluations that this took
     """

@@ -5,7 +5,8 @@
   const words = text => plain(text).split(/[^\p{L}\p{N}_]+/u).filter(Boolean);
 
   // How well a name fits: the whole, a word of it, its beginning, a part at the beginning of a word, any part.
-  const fits = (name, asked) => {
+  const fits = (name, asked) => Math.max(...name.split(" · ").map(part => fitting(part, asked)));
+  const fitting = (name, asked) => {
     const text = plain(name), at = text.indexOf(asked);
     if (text === asked) return 100;
     if (words(name).includes(asked)) return 70;

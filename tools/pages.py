@@ -61,9 +61,8 @@ class Sections(HTMLParser):
         if tag in HEADINGS and self.inside:
             self.found.append([attrs.get("id") or attrs.get("data-anchor-id") or self.here, "", ""])
             self.head = tag
-        elif tag == "code" and attrs.get("id"):
-            self.found.append([attrs["id"], "", ""])
-            self.head = tag
+        elif tag == "code" and attrs.get("id"):  # a setting, whose whole name is its place
+            self.found.append([attrs["id"], attrs["id"], ""])
 
     def handle_endtag(self, tag):
         """End a heading, or what is not read."""

@@ -7,7 +7,7 @@ __all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'Sys
            'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed',
            'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of']
 
-# %% ../nbs/13f_experiments.ipynb #13f0003
+# %% ../nbs/13f_experiments.ipynb #13f0038
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -28,7 +28,7 @@ from .settings import Settings, settings_from
 from .structures import calculator, check_name, perturb
 from .test_sets import draw_crystal
 
-# %% ../nbs/13f_experiments.ipynb #13f0006
+# %% ../nbs/13f_experiments.ipynb #13f0041
 @dataclass(frozen=True)
 class System:
     "A kind of crystals, and what its settings are."
@@ -63,7 +63,7 @@ def held_out(
     "Draw the starts that a system is tested on."
     return [perturb(atoms, AMPLITUDE, [42, k]) for k, atoms in enumerate(crystals(system, count, 1))]
 
-# %% ../nbs/13f_experiments.ipynb #13f0009
+# %% ../nbs/13f_experiments.ipynb #13f0044
 COMMON = dict(
     n_envs=8, batch_size=64, learning_starts=128, updates_per_step=0.25, network=dict(channels=8, layers=1),
     environment=dict(perturb=AMPLITUDE, fmax=0.05, correction_weight=0.5), buffer_capacity=500,
@@ -81,7 +81,7 @@ class Study:
     budget: int = 1500  # force evaluations of a training, resets and the expert's included
     starts: int = 32  # held-out starts of each system
 
-# %% ../nbs/13f_experiments.ipynb #13f0010
+# %% ../nbs/13f_experiments.ipynb #13f0045
 def merged(
     *nested: dict,  # later ones win
 ) -> dict:
@@ -104,7 +104,7 @@ def settings_of(
     own = dict(steps=study.budget, seed=seed, structures=[system], device="cpu")
     return settings_from(merged(COMMON, fades, study.baseline, SYSTEMS[system].settings, study.arms[arm], own))
 
-# %% ../nbs/13f_experiments.ipynb #13f0013
+# %% ../nbs/13f_experiments.ipynb #13f0048
 def trained(
     settings: Settings,
     structures: list,  # `ase.Atoms` to train on, at rest
@@ -122,7 +122,7 @@ def calls_of(
     "Count the force evaluations of a training."
     return sum(env.force_evaluations for env in trainer.environments)
 
-# %% ../nbs/13f_experiments.ipynb #13f0016
+# %% ../nbs/13f_experiments.ipynb #13f0051
 def outcome(
     counts: list,  # evaluations of each held-out start
     cap: int,  # evaluations of a start that was not relaxed
@@ -139,7 +139,7 @@ def logged(
     errors = [row["td_error"] for row in late if "td_error" in row]
     return dict(corrected=round(corrected, 4), td_error=round(float(np.mean(errors)), 4) if errors else None)
 
-# %% ../nbs/13f_experiments.ipynb #13f0019
+# %% ../nbs/13f_experiments.ipynb #13f0054
 def bfgs_counts(
     starts: list,  # `ase.Atoms`
     settings: Settings,  # whose calculator, fmax and number of steps hold
@@ -153,11 +153,11 @@ def bfgs_counts(
         counts.append(opt.nsteps + 1 if done else settings.environment.max_steps + 1)
     return counts
 
-# %% ../nbs/13f_experiments.ipynb #13f0022
+# %% ../nbs/13f_experiments.ipynb #13f0057
 def quickly(study: Study) -> Study:
     "Shrink a study to seconds."
     hurried = dict(learning_starts=8, batch_size=4, updates_per_step=0.125, network=dict(channels=2))
-    return replace(study, budget=48, starts=2, baseline=merged(study.baseline, hurried))
+    return replace(study, budget=96, starts=2, baseline=merged(study.baseline, hurried))
 
 def measured(
     study: Study,
@@ -180,7 +180,7 @@ def measured(
         calls=calls_of(trainer), expert_calls=trainer.expert_evaluations, steps=trainer.t_total,
         updates=trainer.agent.updates, policy=policy_id(policy), seconds=round(time.process_time() - began, 1))
 
-# %% ../nbs/13f_experiments.ipynb #13f0025
+# %% ../nbs/13f_experiments.ipynb #13f0060
 def by_seed(
     rows: list,
     system: str,
@@ -205,7 +205,7 @@ def difference(
     return dict(seeds=len(change), difference=round(float(np.mean(change)), 3),
                 interval=[round(low, 3), round(high, 3)], better=sum(x < 0 for x in change))
 
-# %% ../nbs/13f_experiments.ipynb #13f0027
+# %% ../nbs/13f_experiments.ipynb #13f0062
 def compared(
     study: Study,
     rows: list,
@@ -236,7 +236,7 @@ def as_text(
                      f"{100 * row['failed']:6.0f} %{shown}")
     return "\n".join(lines)
 
-# %% ../nbs/13f_experiments.ipynb #13f0029
+# %% ../nbs/13f_experiments.ipynb #13f0064
 _no_consistency = dict(network=dict(tail_mlp="always"))
 _no_constraints = dict(td3=dict(deviation_weight=0.0), environment=dict(correction_weight=0.0))
 _no_memory = dict(buffer_capacity=100_000)
@@ -289,7 +289,7 @@ STUDIES = {study.name: study for study in (
         baseline=_no_memory),
 )}
 
-# %% ../nbs/13f_experiments.ipynb #13f0032
+# %% ../nbs/13f_experiments.ipynb #13f0067
 def cases_of(study: Study, seeds: int, quick: bool) -> list:
     "List systems, arms and seeds; BFGS has no seed but the first."
     systems = study.systems[:1] if quick else study.systems

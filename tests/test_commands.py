@@ -16,7 +16,7 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from atomrl_nb.checkpoints import DiskError
-from atomrl_nb.cli import relax_main, search_main, train_main
+from atomrl_nb.cli import experiment_main, relax_main, search_main, train_main
 
 SETTINGS = {"n_envs": 4, "learning_starts": 16, "batch_size": 16, "evaluation_starts": 2,
             "network": {"channels": 4, "layers": 1}}
@@ -226,7 +226,7 @@ def test_a_command_leaves_the_process_as_it_was(files, capsys):
 def test_every_command_tells_its_version(capsys):
     import atomrl_nb.cli as cli
     mains = [main for name, main in vars(cli).items() if name.endswith("_main")]
-    assert len(mains) == 7
+    assert len(mains) == 8
     for main in mains:
         with pytest.raises(SystemExit) as stop: main(["--version"])
         assert stop.value.code == 0 and capsys.readouterr().out.startswith("atomrl-")
@@ -257,6 +257,17 @@ def test_a_search_says_what_it_cannot_do(files, capsys):
     Failing.met = {"a", "b", "c"}
     assert search_main(["Cu3", "--budget", "40", "--calculator", spec]) == 1
     assert "the calculator ended 40 relaxations, the first with ValueError: no convergence" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, said", [
+    (["gide"], "did you mean 'guide'"), (["guide", "--workers", "0"], "must be positive"),
+    (["guide", "--only", "seed=99"], "it may be 0, 1"), (["guide", "--out", "odd.json"], "cannot be read")])
+def test_an_experiment_is_refused_before_anything_is_trained(files, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(files)
+    (files / "odd.json").write_text("[")
+    assert experiment_main(options) == 2
+    assert said in capsys.readouterr().err
+    assert not (files / "guide.json").exists() and (files / "odd.json").read_text() == "["
 
 
 def test_commands_start_as_programs(files):

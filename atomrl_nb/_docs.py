@@ -266,6 +266,9 @@ DOCS = {
         'by_seed': 'Find one number for each seed of an arm.\n\nreturns: seed -> number',
         'difference': 'Compare two arms, paired by seed.\n\nreturns: None: no seed has both',
         'compared': 'Compare every arm with the baseline, system by system.\n\nreturns: a dictionary for each system and arm',
+        'effects': 'Gather what each arm does, system by system.\n\nresult: of a result file\nreturns: [(arm, {system: its entry of the summary})], ranked by the mean difference over systems',
+        'as_markdown': 'Write a result as a table of means, failed starts, and differences with their intervals.\n\nresult: of a result file',
+        'plot_effects': 'Draw the differences from the baseline with their intervals, one panel for each system.\n\nresult: of a result file',
     },
     'expert': {
         'ExpertSettings': 'How the expert steps, and how long it stays.\n\nmode: one of `MODES`: one iteration, `rollout_steps` of them in a row, or the jump to the minimum\nrollout_steps: iterations in a row, with mode "rollout"\nnfake: share of steps that the expert takes at the start of training\nschedule: one of `SCHEDULES`: how `nfake` and the imitation fade\nschedule_steps: environment steps until `nfake` has reached zero\nimitation_floor: share of the imitation weight that stays when the expert is gone\nimitate_steps: the expert\'s steps are labels too, as long as their episode has not converged\nalpha: initial Hessian is this times the identity [eV/Å²]\nmaxstep: no atom moves farther in one iteration [Å]',

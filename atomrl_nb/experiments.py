@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged',
            'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed',
-           'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of']
+           'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown',
+           'plot_effects']
 
 # %% ../nbs/13f_experiments.ipynb #13f0038
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.optimize import BFGS
+from matplotlib import pyplot as plt
 
 from .benchmark import interval
 from .evaluation import card_of, evaluate
@@ -244,6 +246,8 @@ _jump = dict(expert=dict(mode="jump", nfake=0.2))
 _no_expert = merged(_jump, dict(expert=dict(schedule="constant")))
 _shaping = dict(environment=dict(correction_weight=0.5))
 _imitation = dict(td3=dict(imitation_weight=1.0))
+_filter, _steps = dict(td3=dict(q_filter=True)), dict(expert=dict(imitate_steps=True))
+_replay = dict(td3=dict(deviation_target="replay"))
 _informed = dict(environment=dict(env_features=ENV_FEATURES))
 
 def _penalty(weight): return dict(td3=dict(deviation_weight=weight))
@@ -280,6 +284,21 @@ STUDIES = {study.name: study for study in (
         "step, constant": dict(expert=dict(schedule="constant")),
         "jump, constant": _no_expert},
         baseline=_no_memory),
+    Study("labels", "What do hindsight, labels of the expert's steps, and the critic's filter do?", {
+        "hindsight": {},
+        "no labels": dict(td3=dict(imitation_weight=0.0)),
+        "hindsight, filter": _filter,
+        "hindsight and step labels": _steps,
+        "hindsight and step labels, filter": merged(_filter, _steps)},
+        baseline=merged(_no_memory, _imitation)),
+    Study("penalty", "How large should lambda be, and against which move?", {
+        "none": {},
+        "lambda 1": _penalty(1.0),
+        "lambda 10": _penalty(10.0),
+        "lambda 100": _penalty(100.0),
+        "lambda 1, replay": merged(_penalty(1.0), _replay),
+        "lambda 10, replay": merged(_penalty(10.0), _replay)},
+        systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
     Study("consistency", "What do a layer behind the critic and environment information do?", {
         "no tail": {},
         "ordinary tail": _no_consistency,
@@ -314,3 +333,59 @@ def experiment_of(
              baseline=next(iter(study.arms)), settings=settings),
         tell=told, summary=lambda rows: dict(summary=compared(study, rows)),
         conclude=partial(as_text, study), program=f"atomrl-experiment {study.name}")
+
+# %% ../nbs/13f_experiments.ipynb #13f0070
+def effects(
+    result: dict,  # of a result file
+) -> list:  # [(arm, {system: its entry of the summary})], ranked by the mean difference over systems
+    "Gather what each arm does, system by system."
+    arms, baseline = {}, result["baseline"]
+    for entry in result["summary"]: arms.setdefault(entry["arm"], {})[entry["system"]] = entry
+    def place(item):
+        "Tell where an arm stands."
+        mean = float(np.mean([entry.get("difference", 0.0) for entry in item[1].values()]))
+        return item[0] in REFERENCES, item[0] != baseline, mean
+    return sorted(arms.items(), key=place)
+
+def as_markdown(
+    result: dict,  # of a result file
+) -> str:
+    "Write a result as a table of means, failed starts, and differences with their intervals."
+    systems = list(dict.fromkeys(entry["system"] for entry in result["summary"]))
+    head = "".join(f" {system} | failed | less the baseline, 95 % |" for system in systems)
+    lines = [f"| arm |{head}", "|---|" + "---:|" * 3 * len(systems)]
+    for arm, found in effects(result):
+        lines.append(f"| {arm} |" + "".join(_cells(found.get(system)) for system in systems))
+    return "\n".join(lines)
+
+def _cells(entry):
+    "Write the three cells of one arm on one system."
+    if entry is None: return " – | – | – |"
+    shown = "–"
+    if "difference" in entry:
+        low, high = entry["interval"]
+        shown = f"{entry['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f" {entry['evaluations']:.1f} | {100 * entry['failed']:.0f} % | {shown} |"
+
+# %% ../nbs/13f_experiments.ipynb #13f0076
+def plot_effects(
+    result: dict,  # of a result file
+):
+    "Draw the differences from the baseline with their intervals, one panel for each system."
+    systems = list(dict.fromkeys(entry["system"] for entry in result["summary"]))
+    arms = [(arm, found) for arm, found in effects(result) if arm not in ("BFGS", result["baseline"])]
+    figure, axes = plt.subplots(1, len(systems), figsize=(2 + 2.4 * len(systems), 0.9 + 0.3 * len(arms)), dpi=90,
+                                sharey=True, squeeze=False, layout="constrained")
+    for axis, system in zip(axes[0], systems):
+        for place, (_, found) in enumerate(arms):
+            if system not in found or "difference" not in found[system]: continue
+            (low, high), middle = found[system]["interval"], found[system]["difference"]
+            colour = "tab:gray" if low <= 0 <= high else "tab:blue"
+            axis.plot((low, high), (place, place), color=colour)
+            axis.plot(middle, place, "o", color=colour)
+        axis.axvline(0, color="k", lw=0.8)
+        axis.set_title(system, fontsize=10)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set(yticks=range(len(arms)), yticklabels=[arm for arm, _ in arms])
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel(f"evaluations on held-out starts, less those of: {result['baseline']}", fontsize=9)

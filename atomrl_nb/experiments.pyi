@@ -6,7 +6,7 @@ from ase import Atoms
 from .experiment import Experiment
 from .learner import Trainer
 from .settings import Settings
-__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of']
+__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown', 'plot_effects']
 
 @dataclass(frozen=True)
 class System:
@@ -141,3 +141,22 @@ def told(row: dict) -> str:
 
 def experiment_of(study: Study) -> Experiment:
     """Make the experiment that answers a study."""
+
+def effects(result: dict) -> list:
+    """Gather what each arm does, system by system.
+
+    result: of a result file
+    returns: [(arm, {system: its entry of the summary})], ranked by the mean difference over systems
+    """
+
+def as_markdown(result: dict) -> str:
+    """Write a result as a table of means, failed starts, and differences with their intervals.
+
+    result: of a result file
+    """
+
+def plot_effects(result: dict) -> None:
+    """Draw the differences from the baseline with their intervals, one panel for each system.
+
+    result: of a result file
+    """

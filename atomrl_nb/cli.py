@@ -470,7 +470,7 @@ def search_main(
 # %% ../nbs/14_cli.ipynb #14x0002
 def experiments_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-experiment`."
-    listed = "\n".join(f"  {name:14} {study.question}" for name, study in STUDIES.items())
+    listed = "\n".join(f"  {name:18} {study.question}" for name, study in STUDIES.items())
     parser = argparse.ArgumentParser(
         "atomrl-experiment", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"experiments:\n{listed}\n",
         description="Measure what the tuning guide advises, and write rows as they come to NAME.json. Exit code 0: "

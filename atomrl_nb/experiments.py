@@ -260,7 +260,7 @@ STUDIES = {study.name: study for study in (
         "without II, constraints": _no_constraints,
         "without III, small memory": _no_memory,
         "without III, expert that fades": _no_expert}),
-    Study("constraints", "Do penalty and shaping help among walls, with the guide's own loss?", {
+    Study("guide-constraints", "Do penalty and shaping help among walls, with the guide's own loss?", {
         "neither": {},
         "lambda 0.1": _penalty(0.1),
         "lambda 10": _penalty(10.0),
@@ -268,7 +268,7 @@ STUDIES = {study.name: study for study in (
         "lambda 0.1 and shaping": merged(_penalty(0.1), _shaping),
         "lambda 10 and shaping": merged(_penalty(10.0), _shaping)},
         systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
-    Study("memory", "How much should a small cell remember, with TD3 alone and with imitation?", {
+    Study("guide-memory", "How much should a small cell remember, with TD3 alone and with imitation?", {
         "keeps all": {},
         "500": dict(buffer_capacity=500),
         "100": dict(buffer_capacity=100),
@@ -276,7 +276,7 @@ STUDIES = {study.name: study for study in (
         "500, imitation": merged(_imitation, dict(buffer_capacity=500)),
         "100, imitation": merged(_imitation, dict(buffer_capacity=100))},
         systems=("alloys4", "walls8"), baseline=_no_memory),
-    Study("expert", "How should the expert step in, and should it fade?", {
+    Study("guide-expert", "How should the expert step in, and should it fade?", {
         "step, fades": {},
         "none": dict(expert=dict(nfake=0.0)),
         "jump, fades": _jump,
@@ -284,14 +284,14 @@ STUDIES = {study.name: study for study in (
         "step, constant": dict(expert=dict(schedule="constant")),
         "jump, constant": _no_expert},
         baseline=_no_memory),
-    Study("labels", "What do hindsight, labels of the expert's steps, and the critic's filter do?", {
+    Study("guide-labels", "What do hindsight, labels of the expert's steps, and the critic's filter do?", {
         "hindsight": {},
         "no labels": dict(td3=dict(imitation_weight=0.0)),
         "hindsight, filter": _filter,
         "hindsight and step labels": _steps,
         "hindsight and step labels, filter": merged(_filter, _steps)},
         baseline=merged(_no_memory, _imitation)),
-    Study("penalty", "How large should lambda be, and against which move?", {
+    Study("guide-penalty", "How large should lambda be, and against which move?", {
         "none": {},
         "lambda 1": _penalty(1.0),
         "lambda 10": _penalty(10.0),
@@ -299,7 +299,7 @@ STUDIES = {study.name: study for study in (
         "lambda 1, replay": merged(_penalty(1.0), _replay),
         "lambda 10, replay": merged(_penalty(10.0), _replay)},
         systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
-    Study("consistency", "What do a layer behind the critic and environment information do?", {
+    Study("guide-consistency", "What do a layer behind the critic and environment information do?", {
         "no tail": {},
         "ordinary tail": _no_consistency,
         "environment information": _informed,

@@ -11,8 +11,7 @@ from atomrl_nb.experiments import (REFERENCES, STUDIES, Study, compared, crystal
                                    quickly, settings_of, trained)
 
 SAVED = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
-FILES = {name: SAVED / f"{name}.json" for name in STUDIES}
-MEASURED = [name for name, file in FILES.items() if file.exists() and '"question"' in file.read_text(encoding="utf-8")]
+MEASURED = [name for name in STUDIES if (SAVED / f"{name}.json").exists()]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -69,7 +68,7 @@ def test_differences_are_paired_by_seed():
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_saved_file_answers_the_question_as_it_is_declared(name):
-    study, saved = STUDIES[name], read_result(FILES[name])
+    study, saved = STUDIES[name], read_result(SAVED / f"{name}.json")
     declared = plain(experiment_of(study).settings)
     assert {key: saved[key] for key in declared} == declared
     for block in (saved["provenance"], *saved["provenance"].get("earlier", [])):

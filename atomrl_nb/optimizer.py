@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DOUBTED', 'OTHERWISE', 'ABOVE', 'Stepping', 'Running', 'RLOptimizer', 'saved', 'restore', 'report_of', 'stress_of',
-           'Outcome', 'outcome_of', 'Many', 'proposals', 'RelaxMany']
+           'Outcome', 'outcome_of', 'Many', 'team_moves', 'RelaxMany']
 
 # %% ../nbs/12_optimizer.ipynb #a5b051e1
 import time, warnings
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from ase.filters import Filter
 from ase.optimize.optimize import OptimizableAtoms, Optimizer
 from ase.units import GPa
 
+from .batched import Batched, Meeting, Met, batched, evaluator_for
 from .choosing import SPRINGS, plan_for
 from .coordinates import EnergyForces, coordinates_of, unknown_constraints
 from .last_resort import FALLBACKS
@@ -33,7 +35,7 @@ from .stages import SADDLE, LeavingSaddles
 from .structures import InputError, as_calculator, calculator, check_name, check_structure
 from .trust import Evaluation, Landmark, Trust, TrustSettings
 from .walk import Surrogate, largest
-from .workers import Delivered, Evaluator, Recipe, as_recipe, reason_of
+from .workers import Delivered, Evaluator, Recipe, reason_of
 
 # %% ../nbs/12_optimizer.ipynb #12cb0013
 DOUBTED = 3.0  # eV/Å: where a surrogate has relaxed to larger forces than this, the start is evaluated too
@@ -354,9 +356,10 @@ class Many:
         self,
         options: dict,  # of each `RLOptimizer`
         evaluator: Evaluator | None,  # that computes; None: each structure's own calculator, here
+        meeting: Meeting | None = None,  # that answers for the surrogate
         trajectory: str | None = None,  # with {} for the number of the structure
     ):
-        self.options, self.evaluator, self.trajectory = options, evaluator, trajectory
+        self.options, self.evaluator, self.meeting, self.trajectory = options, evaluator, meeting, trajectory
         self.optimizers: dict[int, RLOptimizer] = {}  # by number of the structure
         self.own: dict = {}  # calculators that the structures brought, while others stand for them
         self.spent: dict[int, int] = {}  # evaluations of each
@@ -370,12 +373,15 @@ class Many:
     ) -> RLOptimizer:
         "Take the optimizer of a structure, made where there is none."
         if k in self.optimizers: return self.optimizers[k]
-        if self.evaluator is not None:
-            bare = target if isinstance(target, Atoms) else target.atoms
-            self.own[k] = None if self.evaluator.recipe is not None else bare.calc
-            bare.calc = self.evaluator.stand_in(self.own[k])
-        path = self.trajectory and self.trajectory.format(k)
-        self.optimizers[k] = RLOptimizer(target, trajectory=path, **self.options)
+        bare, path = getattr(target, "atoms", target), self.trajectory and self.trajectory.format(k)
+        own, options = bare.calc, dict(self.options, trajectory=path)
+        if self.meeting is not None: options["surrogate"] = Met(self.meeting)
+        if self.evaluator is not None: bare.calc = self.evaluator.stand_in(own)
+        try: self.optimizers[k] = RLOptimizer(target, **options)
+        except Exception:
+            bare.calc = own
+            raise
+        if self.evaluator is not None and self.evaluator.brings_own: self.own[k] = own
         return self.optimizers[k]
 
     def fail(self, k: int, error: Exception):
@@ -389,23 +395,27 @@ class Many:
         opt = self.optimizers.pop(k)
         opt.close()
         self.done.append(outcome_of(k, opt, self.spent.pop(k, 0), failed))
-        stand_in, own = opt.atoms.calc, self.own.pop(k, None)
+        stand_in = opt.atoms.calc
         if isinstance(stand_in, Delivered): stand_in.keep_only(opt.atoms)
-        if own is None: return
+        if k not in self.own: return
+        own = self.own.pop(k)
         opt.atoms.calc = own
         if isinstance(own, Calculator): own.atoms, own.results = stand_in.atoms, stand_in.results
 
-    def attempt(self, k: int, do: Callable, *args):
-        "Do something for one structure, and leave it where that fails."
-        try: return do(*args)
-        except Exception as error:  # whatever a calculator raises
-            self.fail(k, error)
+    def attempt(self, tasks: dict) -> dict:  # number -> function without arguments -> what it gave
+        "Do something for each of some structures, and leave those where it fails."
+        if self.meeting is not None: given = self.meeting.side_by_side(list(tasks.values()))
+        else: given = [_attempted(do) for do in tasks.values()]
+        for k, found in zip(tasks, given):
+            if isinstance(found, Exception): self.fail(k, found)
+        return {k: found for k, found in zip(tasks, given) if not isinstance(found, Exception)}
 
     def request(self, k: int):
-        "Ask for the evaluation of the present positions, where it is not known."
+        "Ask for the evaluation of the present positions, where it is not known, of a structure that is in work."
+        if k not in self.optimizers: return
         opt = self.optimizers[k]
         if self.evaluator is None or opt.known(): self.at_hand.append(k)
-        else: self.evaluator.ask(k, opt.atoms, opt.coordinates.strains is not None, self.own[k])
+        else: self.evaluator.ask(k, opt.atoms, opt.coordinates.strains is not None, self.own.get(k))
 
     def told(self) -> list:  # of `Outcome`
         "Take what nobody was told of."
@@ -430,10 +440,15 @@ class Many:
         return sorted(arrived)
 
 # %% ../nbs/12_optimizer.ipynb #12k00002
-def proposals(
+def _attempted(do: Callable):
+    "Do something, and give back what it raises."
+    try: return do()
+    except Exception as error: return error  # whatever a calculator raises
+
+def team_moves(
     optimizers: dict,  # number -> `RLOptimizer` that has noted an evaluation
-) -> dict:  # number -> positions; those that gave up planning, or stopped, are left out
-    "Ask all planners, those of one policy together."
+) -> dict:  # number -> positions
+    "Ask the policies that propose moves, each for all of its structures; one structure alone is left out."
     teams: dict = {}  # actor -> numbers of its structures
     found: dict = {}
     for k, opt in optimizers.items():
@@ -442,9 +457,7 @@ def proposals(
         if len(team) == 1: continue
         planners, fmax = [optimizers[k].planner for k in team], optimizers[team[0]].fmax
         with suppress(Exception): found |= zip(team, propose_moves(planners, fmax))
-    for k, opt in optimizers.items():  # those that plan alone, and a team that could not be asked together
-        if k not in found: found[k] = opt.ask()
-    return {k: positions for k, positions in found.items() if positions is not None}
+    return found
 
 # %% ../nbs/12_optimizer.ipynb #12k00003
 class RelaxMany:
@@ -454,8 +467,9 @@ class RelaxMany:
         self,
         structures: Iterable,  # `ase.Atoms`, or in a filter; each with a calculator where no other is given
         policy: str | Path | tuple = "auto",  # as `RLOptimizer` takes it
-        surrogate: Calculator | str | None = None,  # as `RLOptimizer` takes it
-        calculator: str | Callable | tuple | Recipe | None = None,  # spec, constructor, or (constructor, args, kwargs)
+        surrogate: Calculator | Batched | str | None = None,  # as `RLOptimizer` takes it, or "batched:chgnet"
+        # spec, constructor, (constructor, args, kwargs), or a potential for many at once; None: that of each structure
+        calculator: str | Callable | tuple | Recipe | Batched | None = None,
         executor: Executor | None = None,  # whose workers build the calculator and compute; None: here
         window: int = 64,  # structures in work at once; more than there are workers
         maxstep: float = RLOptimizer.defaults["maxstep"],  # no atom moves farther in one step [Å]
@@ -468,14 +482,13 @@ class RelaxMany:
             wanted = "The name of a trajectory needs {} for the number of the structure"
             raise InputError(f"{wanted}, not {trajectory!r}.")
         if policy not in ("auto", "none") and not isinstance(policy, tuple): policy = find_policy(policy)
-        options = dict(policy=policy, surrogate=surrogate and as_calculator(surrogate), logfile=logfile,
+        meeting, surrogate = _met(surrogate)
+        options = dict(policy=policy, surrogate=surrogate, logfile=logfile,
                        maxstep=maxstep, fallback=fallback, patience=patience)
         self.structures, self.window = structures, window
         self.failed, self.handed_over = [], []  # of each after `run`: why; empty where it did not
-        recipe = None if calculator is None else as_recipe(calculator)
-        if recipe is None and executor is not None: self.structures = _owners(structures)
-        evaluator = Evaluator(recipe, executor) if recipe or executor else None
-        self.many = Many(options, evaluator, trajectory)
+        if calculator is None and executor is not None: self.structures = _owners(structures)
+        self.many = Many(options, evaluator_for(calculator, executor), meeting, trajectory)
 
     def optimizer(self, k: int) -> RLOptimizer:
         "Take the optimizer of a structure of a list, before its relaxation."
@@ -502,27 +515,27 @@ class RelaxMany:
         try:
             while self.take_in(coming, fmax) or many.optimizers:
                 arrived = many.arrivals()
-                ready = {k: many.optimizers[k] for k in arrived if many.attempt(k, self.look, k, steps)}
-                for k, positions in proposals(ready).items(): many.attempt(k, ready[k].move_to, positions)
-                for k in arrived:
-                    if k in many.optimizers: many.request(k)
+                looked = many.attempt({k: partial(self.look, k, steps) for k in arrived})
+                ready = {k: many.optimizers[k] for k, to_plan in looked.items() if to_plan}
+                moves = team_moves(ready)
+                moves |= many.attempt({k: opt.ask for k, opt in ready.items() if k not in moves})
+                many.attempt({k: partial(ready[k].move_to, x) for k, x in moves.items() if x is not None})
+                for k in arrived: many.request(k)
                 yield from many.told()
             yield from many.told()
         finally: many.leave()
 
     def take_in(self, coming: Iterator, fmax: float) -> int:  # structures that were begun
         "Begin with structures while there is room, and no answer waits."
-        many, begun = self.many, 0
+        many, begun = self.many, {}
         for k, target in islice(coming, max(0, self.window - len(many.optimizers))):
-            begun += 1
-            try: opt = many.optimizer(k, target)
-            except Exception as error:
+            begun[k] = _attempted(lambda k=k, target=target: many.optimizer(k, target))
+            if isinstance(error := begun[k], Exception):
                 many.done.append(Outcome(k, target, "failed", 0, reason=reason_of(error)))
-                continue
-            many.attempt(k, opt.begin, fmax)
-            if k in many.optimizers: many.request(k)
             if many.evaluator is not None and many.evaluator.answered: break
-        return begun
+        many.attempt({k: partial(opt.begin, fmax) for k, opt in begun.items() if isinstance(opt, RLOptimizer)})
+        for k in begun: many.request(k)
+        return len(begun)
 
     def look(self, k: int, steps: int) -> bool:  # whether it is to be planned for
         "Take an evaluation, and tell whether the relaxation is over; in the last resort, step."
@@ -543,6 +556,13 @@ class RelaxMany:
         return not opt.handed_over and not opt.stopped
 
 # %% ../nbs/12_optimizer.ipynb #12k00004
+def _met(surrogate):
+    "Prepare a surrogate: a meeting where it answers many at once, and a calculator."
+    if isinstance(surrogate, str) and surrogate.startswith("batched:"): surrogate = batched(surrogate[8:])
+    if not isinstance(surrogate, Batched): return None, surrogate and as_calculator(surrogate)
+    meeting = Meeting(surrogate)
+    return meeting, Met(meeting)
+
 def _owners(structures):
     "Refuse structures that share a calculator: it computes one structure at a time."
     structures = list(structures)

@@ -9,11 +9,12 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.filters import Filter
+from .batched import Batched, Meeting
 from .report import Report
 from .stages import LeavingSaddles
 from .trust import Evaluation
 from .workers import Evaluator, Recipe
-__all__ = ['DOUBTED', 'OTHERWISE', 'ABOVE', 'Stepping', 'Running', 'RLOptimizer', 'saved', 'restore', 'report_of', 'stress_of', 'Outcome', 'outcome_of', 'Many', 'proposals', 'RelaxMany']
+__all__ = ['DOUBTED', 'OTHERWISE', 'ABOVE', 'Stepping', 'Running', 'RLOptimizer', 'saved', 'restore', 'report_of', 'stress_of', 'Outcome', 'outcome_of', 'Many', 'team_moves', 'RelaxMany']
 DOUBTED: float  # eV/Å: where a surrogate has relaxed to larger forces than this, the start is evaluated too
 
 class Stepping(LeavingSaddles):
@@ -166,10 +167,12 @@ class Many:
     """The structures that are in work."""
     options: dict
     evaluator: Evaluator | None
+    meeting: Meeting | None
     trajectory: str | None
-    def __init__(self, options: dict, evaluator: Evaluator | None, trajectory: str | None=None) -> None:
+    def __init__(self, options: dict, evaluator: Evaluator | None, meeting: Meeting | None=None, trajectory: str | None=None) -> None:
         """options: of each `RLOptimizer`
         evaluator: that computes; None: each structure's own calculator, here
+        meeting: that answers for the surrogate
         trajectory: with {} for the number of the structure
         """
     def optimizer(self, k: int, target: Atoms | Filter) -> RLOptimizer:
@@ -181,10 +184,13 @@ class Many:
         """Leave a structure at the best point, and say why."""
     def finish(self, k: int, failed: str='') -> None:
         """Keep the outcome of a structure, and nothing else."""
-    def attempt(self, k: int, do: Callable, *args):
-        """Do something for one structure, and leave it where that fails."""
+    def attempt(self, tasks: dict) -> dict:
+        """Do something for each of some structures, and leave those where it fails.
+
+        returns: number -> function without arguments -> what it gave
+        """
     def request(self, k: int) -> None:
-        """Ask for the evaluation of the present positions, where it is not known."""
+        """Ask for the evaluation of the present positions, where it is not known, of a structure that is in work."""
     def told(self) -> list:
         """Take what nobody was told of.
 
@@ -198,11 +204,11 @@ class Many:
         returns: numbers
         """
 
-def proposals(optimizers: dict) -> dict:
-    """Ask all planners, those of one policy together.
+def team_moves(optimizers: dict) -> dict:
+    """Ask the policies that propose moves, each for all of its structures; one structure alone is left out.
 
     optimizers: number -> `RLOptimizer` that has noted an evaluation
-    returns: number -> positions; those that gave up planning, or stopped, are left out
+    returns: number -> positions
     """
 
 class RelaxMany:
@@ -212,11 +218,10 @@ class RelaxMany:
     failed: list[Any]
     handed_over: list[Any]
     many: Many
-    def __init__(self, structures: Iterable, policy: str | Path | tuple='auto', surrogate: Calculator | str | None=None, calculator: str | Callable | tuple | Recipe | None=None, executor: Executor | None=None, window: int=64, maxstep: float=..., fallback: str='auto', patience: int | None=None, logfile: str | None=None, trajectory: str | None=None) -> None:
+    def __init__(self, structures: Iterable, policy: str | Path | tuple='auto', surrogate: Calculator | Batched | str | None=None, calculator: str | Callable | tuple | Recipe | Batched | None=None, executor: Executor | None=None, window: int=64, maxstep: float=..., fallback: str='auto', patience: int | None=None, logfile: str | None=None, trajectory: str | None=None) -> None:
         """structures: `ase.Atoms`, or in a filter; each with a calculator where no other is given
         policy: as `RLOptimizer` takes it
-        surrogate: as `RLOptimizer` takes it
-        calculator: spec, constructor, or (constructor, args, kwargs)
+        surrogate: as `RLOptimizer` takes it, or "batched:chgnet"
         executor: whose workers build the calculator and compute; None: here
         window: structures in work at once; more than there are workers
         maxstep: no atom moves farther in one step [Å]

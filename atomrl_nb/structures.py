@@ -411,17 +411,20 @@ class Boxed(Calculator):
         super().__init__()
         self.inner, self.vacuum, self.boxed = inner, vacuum, False
 
+    def put(self, atoms: Atoms) -> Atoms:
+        "Copy atoms into a box, along the directions that need one."
+        there, missing = atoms.copy(), [k for k in range(3) if not atoms.pbc[k] or not atoms.cell[k].any()]
+        if missing and not self.boxed:
+            warnings.warn(f"{type(self.inner).__name__} needs a cell: the atoms are put in a box with "
+                          f"{self.vacuum:g} Å of vacuum on each side.", stacklevel=2)
+        self.boxed = self.boxed or bool(missing)
+        if missing: there.center(self.vacuum, axis=missing)
+        return there
+
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         "Compute energy [eV], forces [eV/Å] and, where it is asked for, stress."
         super().calculate(atoms, properties, system_changes)
-        missing = [k for k in range(3) if not self.atoms.pbc[k] or not self.atoms.cell[k].any()]
-        asked = self.atoms.copy()
-        if missing:
-            if not self.boxed:
-                warnings.warn(f"{type(self.inner).__name__} needs a cell: the atoms are put in a box with "
-                              f"{self.vacuum:g} Å of vacuum on each side.", stacklevel=2)
-            self.boxed = True
-            asked.center(self.vacuum, axis=missing)
+        asked = self.put(self.atoms)
         asked.calc = self.inner
         energy = float(asked.get_potential_energy())
         forces = np.array(asked.get_forces(apply_constraint=False), dtype=float)
@@ -438,16 +441,16 @@ def _tblite(method):
                       accuracy=float(accuracy), verbosity=0)
     return make
 
-def _chgnet():
+def _chgnet(device="auto"):
     "Make CHGNet's calculator, silently."
     from chgnet.model.dynamics import CHGNetCalculator
     with contextlib.redirect_stdout(io.StringIO()):
-        return Boxed(CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore"))
+        return Boxed(CHGNetCalculator(use_device=None if device == "auto" else device, on_isolated_atoms="ignore"))
 
-def _sevennet(model="7net-0"):
+def _sevennet(model="7net-0", device="auto"):
     "Make SevenNet's calculator."
     from sevenn.calculator import SevenNetCalculator
-    return SevenNetCalculator(model, device="cpu")
+    return SevenNetCalculator(model, device=device)
 
 PACKAGED = {  # name -> function that makes the calculator, extra that it comes with
     "gfn1": (_tblite("GFN1-xTB"), "xtb"),
@@ -475,7 +478,7 @@ def _pairs(text):
 
 # %% ../nbs/00_structures.ipynb #5fd9a549
 CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]",
-               "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]", "chgnet", "sevennet[:model=7net-0]",
+               "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]", "chgnet[:device=cpu]", "sevennet[:model=7net-0]",
                "package.module:factory", "warm:SPEC")
 
 def _options(text, allowed, spec):

@@ -155,6 +155,8 @@ class Boxed(Calculator):
         """inner: that needs a cell
         vacuum: on each side [Å]
         """
+    def put(self, atoms: Atoms) -> Atoms:
+        """Copy atoms into a box, along the directions that need one."""
     def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
         """Compute energy [eV], forces [eV/Å] and, where it is asked for, stress."""
 PACKAGED: dict

@@ -202,6 +202,7 @@ class Evaluator:
         executor: Executor | None = None,  # None: here
     ):
         self.recipe, self.executor, self.kind = recipe, executor, None
+        self.brings_own = recipe is None
         self.waiting: dict = {}  # structure -> atoms and future
         self.came: queue.SimpleQueue = queue.SimpleQueue()  # structures whose evaluations are done
         if recipe is None: return

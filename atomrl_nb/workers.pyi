@@ -124,6 +124,7 @@ class Evaluator:
     recipe: Recipe | None
     executor: Executor | None
     kind: Any
+    brings_own: Any
     def __init__(self, recipe: Recipe | None, executor: Executor | None=None) -> None:
         """recipe: None: the atoms bring their calculators
         executor: None: here

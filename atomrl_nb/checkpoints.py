@@ -170,25 +170,28 @@ def identity(
 @contextmanager
 def only_writer(
     run: str | Path,  # run folder
+    file_name: str = "config.json",  # in it, that is locked
+    doing: str = "training",  # how the message calls it
 ):
-    "Hold a run while the block lasts, or refuse where another process does."
-    with open(Path(run)/"config.json") as file:
+    "Hold a folder while the block lasts, or refuse where another process does."
+    with open(Path(run)/file_name) as file:
         for wait in (0.05, 0.1, 0.2, 0):  # `is_held` holds it for a moment
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as error:
                 if not wait:
-                    said = f"Another process is training in {str(run)!r}: wait for its end, or stop it."
+                    said = f"Another process is {doing} in {str(run)!r}: wait for its end, or stop it."
                     raise InputError(said) from error
                 time.sleep(wait)
         yield
 
 def is_held(
     run: str | Path,  # run folder
+    file_name: str = "config.json",  # in it, that is locked
 ) -> bool:
-    "Tell whether a process is training in a run now."
-    with open(Path(run)/"config.json") as file:
+    "Tell whether a process holds a folder now."
+    with open(Path(run)/file_name) as file:
         try: fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError: return True
     return False

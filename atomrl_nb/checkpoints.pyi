@@ -86,16 +86,19 @@ def identity(run: Path) -> str:
     """
 
 @contextmanager
-def only_writer(run: str | Path):
-    """Hold a run while the block lasts, or refuse where another process does.
+def only_writer(run: str | Path, file_name: str='config.json', doing: str='training'):
+    """Hold a folder while the block lasts, or refuse where another process does.
 
     run: run folder
+    file_name: in it, that is locked
+    doing: how the message calls it
     """
 
-def is_held(run: str | Path) -> bool:
-    """Tell whether a process is training in a run now.
+def is_held(run: str | Path, file_name: str='config.json') -> bool:
+    """Tell whether a process holds a folder now.
 
     run: run folder
+    file_name: in it, that is locked
     """
 
 def agent_tensors(agent: TD3Agent) -> dict[str, torch.Tensor]:

@@ -70,11 +70,21 @@ def _add_outputs(parser):
     parser.add_argument("--json", metavar="FILE", help="write the results as a list of JSON objects")
     add_overwrite(parser)
 
+def _add_campaign(parser):
+    "Offer a folder that keeps what is done."
+    parser.add_argument("--work", metavar="DIR",
+                        help="relax in a folder that keeps what is done, with one line a structure; killed anywhere, "
+                             "the same command goes on with what is missing; STRUCTURES may be folders then, and "
+                             "atomrl-status tells how far it is")
+    parser.add_argument("--workers", metavar="N", type=int,
+                        help="with --work: processes that relax at the same time (default 1)")
+    parser.add_argument("--retry", action="store_true", help="with --work: relax structures that have failed once more")
+
 def relax_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-relax`."
     parser = command_parser("atomrl-relax", "Relax structures with any calculator, in few force evaluations. "
                                             "Exit code 0: all converged, 1: some did not, 2: bad input.")
-    _add_planning(parser), _add_goal(parser), _add_outputs(parser)
+    _add_planning(parser), _add_goal(parser), _add_outputs(parser), _add_campaign(parser)
     return parser
 
 # %% ../nbs/13e_relax_options.ipynb #13e0000c
@@ -83,6 +93,7 @@ def check_relax(
 ):
     "Refuse options of `atomrl-relax` that make no sense."
     _check_numbers(args)
+    _check_work(args)
     if args.surrogate and args.policy not in ("auto", "none"):
         raise InputError("Give --policy or --surrogate, not both.")
     if args.fallback != "auto": check_name(args.fallback, FALLBACKS, "fallback")
@@ -92,6 +103,17 @@ def check_relax(
     check_targets(outputs, input_files([*args.structures, args.policy]), args.overwrite)
     if args.trajectory and not args.trajectory.endswith(".traj"):
         raise InputError(f"A trajectory ends in .traj, {args.trajectory!r} does not.")
+
+def _check_work(args):
+    "Refuse options that do not go with --work, or only with it."
+    if not args.work:
+        if args.retry or args.workers is not None: raise InputError("--workers and --retry belong to --work.")
+        return
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers must be positive, not {args.workers}.")
+    apart = dict(trajectory=args.trajectory, compare=args.compare, json=args.json, learn=args.learn)
+    given = [f"--{name}" for name, value in apart.items() if value]
+    if given: raise InputError(f"{given[0]} does not go with --work; `atomrl-status DIR --json` lists the results.")
 
 def _check_numbers(args):
     "Refuse numbers out of range."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEPT', 'TOLD', 'MOVED', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator',
            'Failed', 'EvaluationError', 'reason_of', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'Delivered',
-           'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'WorkerDied', 'Workers']
+           'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'how_ended', 'WorkerDied', 'Workers']
 
 # %% ../nbs/00c_workers.ipynb #0c00004
 import os, queue, signal, struct, subprocess, sys, threading, uuid
@@ -293,15 +293,27 @@ def _done(task: bytes):
         try: return cloudpickle.dumps((None, error))
         except Exception: return cloudpickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
 
+def _take_in(coming, tasks, busy):
+    "Receive tasks; when no more can come, end this process, and what it has started where it is at work."
+    with suppress(EOFError):
+        while True: tasks.put(_received(coming))
+    if busy.is_set(): os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
 def serve():
-    "Work off what comes in, until nothing more comes."
+    "Work off what comes in, until nothing more comes: nobody waits for an answer then."
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks decides
     coming, going = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what a calculator prints
-    try:
-        while True: _send(going, _done(_received(coming)))
-    except (EOFError, BrokenPipeError): pass
+    tasks, busy = queue.SimpleQueue(), threading.Event()
+    threading.Thread(target=_take_in, args=(coming, tasks, busy), daemon=True).start()
+    while True:
+        task = tasks.get()
+        busy.set()
+        done = _done(task)
+        busy.clear()
+        _send(going, done)
 
 # %% ../nbs/00c_workers.ipynb #0c00024
 def started() -> subprocess.Popen:
@@ -309,20 +321,29 @@ def started() -> subprocess.Popen:
     command = [sys.executable, "-c", "from atomrl_nb.workers import serve; serve()"]
     threads = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
                             env=os.environ | threads | dict(PYTHONPATH=path))
 
+def how_ended(
+    code: int,  # exit code of a process
+) -> str:
+    "Say how a worker ended."
+    if code >= 0: return f"its worker ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hints = dict(SIGKILL=", perhaps for want of memory", SIGSEGV=", a fault in compiled code")
+    return f"its worker was ended by {name}{hints.get(name, '')}"
+
 def _ended(process):
-    "Let a process end, and close its pipes."
+    "Let a process end, and close its pipes; return its exit code."
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError): pipe.close()
-    process.wait()
+    return process.wait()
 
 # %% ../nbs/00c_workers.ipynb #0c00027
 DEATHS = 3  # workers that may die of one task
 HOMES = 100_000  # structures whose last worker is remembered
 
-class WorkerDied(RuntimeError): "A worker process died, again and again."
+class WorkerDied(RuntimeError): "A worker process died: the message says how."
 
 class _Task(NamedTuple):
     data: bytes
@@ -335,9 +356,11 @@ class Workers(Executor):
     def __init__(
         self,
         n: int,  # processes
+        deaths: int = DEATHS,  # workers that may die of one task
     ):
         if n < 1: raise InputError(f"There must be at least one worker, not {n}.")
-        self.n, self.replaced, self.tasks, self.ending = n, 0, deque(), False  # replaced: how many have died
+        self.n, self.deaths, self.replaced = n, deaths, 0  # replaced: how many have died
+        self.tasks, self.ending, self.killed = deque(), False, False
         self.homes: OrderedDict = OrderedDict()  # structure -> number of the worker that had it last
         self.change = threading.Condition()
         self.processes = [started() for _ in range(n)]
@@ -366,6 +389,14 @@ class Workers(Executor):
         if wait:
             for thread in self.threads: thread.join()
 
+    def kill(self):
+        "End all workers at once; what they are doing is lost."
+        self.killed = True
+        self.shutdown(wait=False, cancel_futures=True)
+        for process in list(self.processes):
+            with suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
+        for thread in self.threads: thread.join()
+
     def _next(self, k):
         "Wait for a task: one of this worker's structures, or of none, or the oldest; None where all is done."
         with self.change:
@@ -385,17 +416,25 @@ class Workers(Executor):
             if task.future.set_running_or_notify_cancel(): self._see_to(k, task)
         _ended(self.processes[k])
 
+    def _replace(self, k):
+        "Start a new process in place of one that has died; return how that ended."
+        code = _ended(self.processes[k])
+        if not self.killed: self.replaced, self.processes[k] = self.replaced + 1, started()
+        return how_ended(code)
+
     def _see_to(self, k, task):
         "Have a task done, by a new process where one dies."
-        for _ in range(DEATHS):
+        for _ in range(self.deaths):
+            if self.processes[k].poll() is not None: self._replace(k)  # it has died of something else
             try:
                 _send(self.processes[k].stdin, task.data)
                 result, error = _opened(_received(self.processes[k].stdout))
                 return task.future.set_result(result) if error is None else task.future.set_exception(error)
             except (EOFError, OSError):  # the process is gone
-                _ended(self.processes[k])
-                self.replaced, self.processes[k] = self.replaced + 1, started()
-        task.future.set_exception(WorkerDied(f"{DEATHS} worker processes died in this evaluation, one after the other"))
+                said = self._replace(k)
+                if self.killed: return task.future.set_exception(WorkerDied("the workers were killed"))
+        often = f"{self.deaths} worker processes died of this; at last, " if self.deaths > 1 else ""
+        task.future.set_exception(WorkerDied(f"{often}{said}"))
 
 def _opened(data):
     "Read an answer; an exception that cannot be read is told as such."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator
-__all__ = ['KEPT', 'TOLD', 'MOVED', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator', 'Failed', 'EvaluationError', 'reason_of', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'Delivered', 'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'WorkerDied', 'Workers']
+__all__ = ['KEPT', 'TOLD', 'MOVED', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator', 'Failed', 'EvaluationError', 'reason_of', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'Delivered', 'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'how_ended', 'WorkerDied', 'Workers']
 
 @dataclass(frozen=True)
 class Recipe:
@@ -151,30 +151,42 @@ class Evaluator:
         """Ask for no more."""
 
 def serve() -> None:
-    """Work off what comes in, until nothing more comes."""
+    """Work off what comes in, until nothing more comes: nobody waits for an answer then."""
 
 def started() -> subprocess.Popen:
     """Start a process that serves."""
+
+def how_ended(code: int) -> str:
+    """Say how a worker ended.
+
+    code: exit code of a process
+    """
 DEATHS: int  # workers that may die of one task
 HOMES: int  # structures whose last worker is remembered
 
 class WorkerDied(RuntimeError):
-    """A worker process died, again and again."""
+    """A worker process died: the message says how."""
 
 class Workers(Executor):
     """Processes that do tasks, with the interface of `concurrent.futures`; one that dies is replaced."""
     n: int
+    deaths: int
     replaced: Any
     tasks: Any
     ending: bool
+    killed: bool
     change: Any
     processes: list
     threads: list
-    def __init__(self, n: int) -> None:
-        """n: processes"""
+    def __init__(self, n: int, deaths: int=...) -> None:
+        """n: processes
+        deaths: workers that may die of one task
+        """
     def submit(self, fn: Callable, /, *args, **kwargs) -> Future:
         """Have a function called on a worker."""
     def submit_near(self, near: Hashable, fn: Callable, /, *args, **kwargs) -> Future:
         """Have a function called, on the worker that was last near to the same structure where that is free."""
     def shutdown(self, wait: bool=True, *, cancel_futures: bool=False) -> None:
         """Let the workers end, after what was submitted."""
+    def kill(self) -> None:
+        """End all workers at once; what they are doing is lost."""

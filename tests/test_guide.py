@@ -16,7 +16,8 @@ NBS = Path(__file__).resolve().parents[1] / "nbs"
 GUIDE = sorted((NBS / "guide").glob("*.ipynb"))
 PAGES = [NBS / "index.ipynb", *GUIDE, *sorted((NBS / "tutorials").glob("*.ipynb"))]
 PARSERS = {"atomrl-fit": cli.fit_parser, "atomrl-train": cli.train_parser, "atomrl-tune": cli.tune_parser, "atomrl-diagnose": cli.diagnose_parser,
-           "atomrl-relax": cli.relax_parser, "atomrl-bench": cli.bench_parser}
+           "atomrl-relax": cli.relax_parser, "atomrl-status": cli.status_parser,
+           "atomrl-bench": cli.bench_parser}
 
 
 def prose(path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-__all__ = ['ARROWS', 'COLORS', 'LONGEST', 'DRAW', 'CURVES', 'MOUNT', 'PAGE', 'read_frames', 'known_forces', 'moves', 'usual_r0', 'offending_pairs', 'Frame', 'arrow_vectors', 'draw_frame', 'frame_data', 'atoms_data', 'page_script', 'widget_script', 'frontend_version', 'live_kernel', 'View', 'arrow_scales', 'make_scene', 'show', 'compare']
+__all__ = ['ARROWS', 'COLORS', 'LONGEST', 'DRAW', 'CURVES', 'STAGE', 'MOUNT', 'PAGE', 'read_frames', 'known_forces', 'moves', 'usual_r0', 'offending_pairs', 'Frame', 'border_images', 'arrow_vectors', 'draw_frame', 'frame_data', 'atoms_data', 'page_script', 'widget_script', 'frontend_version', 'live_kernel', 'View', 'arrow_scales', 'make_scene', 'show', 'compare']
 
 def read_frames(source: Atoms | list | str | Path) -> list[Atoms]:
     """Take frames from wherever they are.
@@ -60,6 +60,8 @@ class Frame:
     arrows: kind -> (n_atoms, 3) as drawn, from the atom to the tip [Å]
     corrected: atoms whose move the environment changed
     pairs: (n_pairs, 2, 3) ends of the offending pairs [Å]
+    images: (n_images,) atoms whose images are drawn on the faces opposite
+    image_positions: (n_images, 3) of these images [Å]
     """
     positions: np.ndarray
     cell: np.ndarray | None
@@ -67,6 +69,16 @@ class Frame:
     arrows: dict
     corrected: np.ndarray
     pairs: np.ndarray
+    images: np.ndarray
+    image_positions: np.ndarray
+
+def border_images(atoms: Atoms, near: float=0.6) -> tuple[np.ndarray, np.ndarray]:
+    """Find the images of atoms on a periodic face, on the faces opposite.
+
+    atoms: in any cell
+    near: to a face [Å]
+    returns: atoms (n_images,), and where their images are (n_images, 3) [Å]
+    """
 
 def arrow_vectors(frames: list, k: int) -> dict:
     """Gather the vectors of frame `k` that can be drawn as arrows.
@@ -100,6 +112,7 @@ def atoms_data(atoms: Atoms) -> dict:
     """
 DRAW: str
 CURVES: str
+STAGE: str
 MOUNT: str
 PAGE: str
 

@@ -67,8 +67,8 @@ def held_out(
 
 # %% ../nbs/13f_experiments.ipynb #13f0044
 COMMON = dict(
-    n_envs=8, batch_size=64, learning_starts=128, updates_per_step=0.25, network=dict(channels=8, layers=1),
-    environment=dict(perturb=AMPLITUDE, fmax=0.05, correction_weight=0.5), buffer_capacity=500,
+    n_envs=8, batch_size=64, learning_starts=256, updates_per_step=0.25, network=dict(channels=8, layers=1),
+    environment=dict(perturb=AMPLITUDE, fmax=0.05, correction_weight=0.5), buffer_capacity=1000,
     td3=dict(q_weight=1.0, imitation_weight=0.0, deviation_weight=10.0, deviation_scaled=False))
 REFERENCES = ("untrained", "BFGS")  # measured beside the arms, on the same starts
 
@@ -80,7 +80,7 @@ class Study:
     arms: dict  # name -> settings that differ from the baseline, which is the first
     systems: tuple = ("alloys4", "walls8")  # keys of `SYSTEMS`
     baseline: dict = field(default_factory=dict)  # settings that differ from `COMMON`
-    budget: int = 1500  # force evaluations of a training, resets and the expert's included
+    budget: int = 2400  # force evaluations of a training, resets and the expert's included
     starts: int = 32  # held-out starts of each system
 
 # %% ../nbs/13f_experiments.ipynb #13f0045
@@ -270,11 +270,11 @@ STUDIES = {study.name: study for study in (
         systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
     Study("guide-memory", "How much should a small cell remember, with TD3 alone and with imitation?", {
         "keeps all": {},
-        "500": dict(buffer_capacity=500),
-        "100": dict(buffer_capacity=100),
+        "1,000": dict(buffer_capacity=1000),
+        "250": dict(buffer_capacity=250),
         "keeps all, imitation": _imitation,
-        "500, imitation": merged(_imitation, dict(buffer_capacity=500)),
-        "100, imitation": merged(_imitation, dict(buffer_capacity=100))},
+        "1,000, imitation": merged(_imitation, dict(buffer_capacity=1000)),
+        "250, imitation": merged(_imitation, dict(buffer_capacity=250))},
         systems=("alloys4", "walls8"), baseline=_no_memory),
     Study("guide-expert", "How should the expert step in, and should it fade?", {
         "step, fades": {},

@@ -53,7 +53,7 @@ class Study:
     arms: dict
     systems: tuple = ('alloys4', 'walls8')
     baseline: dict = ...
-    budget: int = 1500
+    budget: int = 2400
     starts: int = 32
 
 def merged(*nested: dict) -> dict:

@@ -288,8 +288,8 @@ DOCS = {
         'by_seed': 'Find one number for each seed of an arm.\n\nreturns: seed -> number',
         'difference': 'Compare two arms, paired by seed.\n\nreturns: None: no seed has both',
         'compared': 'Compare every arm with the baseline, system by system.\n\nreturns: a dictionary for each system and arm',
-        'effects': 'Gather what each arm does, system by system.\n\nresult: of a result file\nreturns: [(arm, {system: its entry of the summary})], ranked by the mean difference over systems',
-        'as_markdown': 'Write a result as a table of means, failed starts, and differences with their intervals.\n\nresult: of a result file',
+        'effects': 'Gather what each arm does, system by system.\n\nresult: of a result file\nonly: arms that are wanted; none: all\nreturns: [(arm, {system: its entry of the summary})], ranked by the mean difference over systems',
+        'as_markdown': 'Write a result as a table of means, failed starts, and differences with their intervals.\n\nresult: of a result file\nonly: arms that are wanted; none: all',
         'plot_effects': 'Draw the differences from the baseline with their intervals, one panel for each system.\n\nresult: of a result file',
     },
     'expert': {

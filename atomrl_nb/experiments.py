@@ -337,10 +337,12 @@ def experiment_of(
 # %% ../nbs/13f_experiments.ipynb #13f0070
 def effects(
     result: dict,  # of a result file
+    only: tuple = (),  # arms that are wanted; none: all
 ) -> list:  # [(arm, {system: its entry of the summary})], ranked by the mean difference over systems
     "Gather what each arm does, system by system."
     arms, baseline = {}, result["baseline"]
-    for entry in result["summary"]: arms.setdefault(entry["arm"], {})[entry["system"]] = entry
+    for entry in result["summary"]:
+        if not only or entry["arm"] in only: arms.setdefault(entry["arm"], {})[entry["system"]] = entry
     def place(item):
         "Tell where an arm stands."
         mean = float(np.mean([entry.get("difference", 0.0) for entry in item[1].values()]))
@@ -349,12 +351,13 @@ def effects(
 
 def as_markdown(
     result: dict,  # of a result file
+    only: tuple = (),  # arms that are wanted; none: all
 ) -> str:
     "Write a result as a table of means, failed starts, and differences with their intervals."
     systems = list(dict.fromkeys(entry["system"] for entry in result["summary"]))
     head = "".join(f" {system} | failed | less the baseline, 95 % |" for system in systems)
     lines = [f"| arm |{head}", "|---|" + "---:|" * 3 * len(systems)]
-    for arm, found in effects(result):
+    for arm, found in effects(result, only):
         lines.append(f"| {arm} |" + "".join(_cells(found.get(system)) for system in systems))
     return "\n".join(lines)
 

@@ -142,17 +142,19 @@ def told(row: dict) -> str:
 def experiment_of(study: Study) -> Experiment:
     """Make the experiment that answers a study."""
 
-def effects(result: dict) -> list:
+def effects(result: dict, only: tuple=()) -> list:
     """Gather what each arm does, system by system.
 
     result: of a result file
+    only: arms that are wanted; none: all
     returns: [(arm, {system: its entry of the summary})], ranked by the mean difference over systems
     """
 
-def as_markdown(result: dict) -> str:
+def as_markdown(result: dict, only: tuple=()) -> str:
     """Write a result as a table of means, failed starts, and differences with their intervals.
 
     result: of a result file
+    only: arms that are wanted; none: all
     """
 
 def plot_effects(result: dict) -> None:

@@ -158,8 +158,9 @@ def bfgs_counts(
 # %% ../nbs/13f_experiments.ipynb #13f0057
 def quickly(study: Study) -> Study:
     "Shrink a study to seconds."
-    hurried = dict(learning_starts=8, batch_size=4, updates_per_step=0.125, network=dict(channels=2))
-    return replace(study, budget=96, starts=2, baseline=merged(study.baseline, hurried))
+    hurried = dict(learning_starts=8, batch_size=4, updates_per_step=0.125, network=dict(channels=2),
+                   environment=dict(max_steps=8))
+    return replace(study, budget=64, starts=2, baseline=merged(study.baseline, hurried))
 
 def measured(
     study: Study,
@@ -252,14 +253,17 @@ _informed = dict(environment=dict(env_features=ENV_FEATURES))
 
 def _penalty(weight): return dict(td3=dict(deviation_weight=weight))
 
+_parts = {
+    "all on": {},
+    "all off": merged(_no_consistency, _no_constraints, _no_memory, _no_expert),
+    "without I, consistency": _no_consistency,
+    "without II, constraints": _no_constraints,
+    "without III, small memory": _no_memory,
+    "without III, expert that fades": _no_expert}
+
 STUDIES = {study.name: study for study in (
-    Study("guide", "What does the whole guide change, and what does each part of it?", {
-        "all on": {},
-        "all off": merged(_no_consistency, _no_constraints, _no_memory, _no_expert),
-        "without I, consistency": _no_consistency,
-        "without II, constraints": _no_constraints,
-        "without III, small memory": _no_memory,
-        "without III, expert that fades": _no_expert}),
+    Study("guide", "What does the whole guide change, and what does each part of it?", _parts),
+    Study("guide-imitation", "The same where labels teach the actor beside the critic.", _parts, baseline=_imitation),
     Study("guide-constraints", "Do penalty and shaping help among walls, with the guide's own loss?", {
         "neither": {},
         "lambda 0.1": _penalty(0.1),

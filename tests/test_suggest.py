@@ -10,9 +10,10 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
 from atomrl_nb.cli import train_main
+from atomrl_nb.diagnostics import METRIC_GUIDE
 from atomrl_nb.settings import Settings, check_settings, settings_from
 from atomrl_nb.structures import CountedCalculator, InputError, load
-from atomrl_nb.suggest import RULES, settings_file, suggest_settings
+from atomrl_nb.suggest import RULES, USUAL, settings_file, suggest_settings
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 SLAB = fcc100("Cu", (2, 2, 3), vacuum=6)
@@ -25,7 +26,7 @@ def names(found):
 
 @pytest.mark.parametrize("structures, calculator, wanted", [
     (load("cuau4"), "emt", {"buffer_capacity"}),
-    (load("lj13"), "lj", {"network.stiffness", "environment.perturb"}),
+    (load("lj13"), "lj", {"environment.perturb"}),
     ([SLAB], "emt", set())])
 def test_each_kind_of_structure_gets_what_it_asks_for(structures, calculator, wanted):
     found = suggest_settings(structures, calculator)
@@ -110,3 +111,7 @@ def test_every_rule_names_a_setting_and_a_page():
     for name, _, page in RULES:
         group, _, last = name.rpartition(".")
         assert hasattr(getattr(Settings(), group) if group else Settings(), last) and (NBS / page).exists()
+
+
+def test_the_stiffness_is_judged_as_in_a_run():
+    assert USUAL == METRIC_GUIDE["stiffness"].healthy

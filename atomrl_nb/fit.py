@@ -111,7 +111,7 @@ def fit(
     settings: FitSettings = FitSettings(),
     begin_with: Policy | None = None,  # of the same kind, to go on from
     kept_back: list | None = None,  # frames to test on; None: some of the structures
-    watch: Callable = lambda row, policy: None,  # called after each test
+    watch: Callable = lambda row, policy, kept_back: None,  # called after each test; gives more columns of the curve
 ) -> Fitted:
     "Fit an energy to frames."
     s, trajectories = build(settings, plain_values(settings), FIT, "fit."), trajectories_of(frames)
@@ -133,7 +133,7 @@ def fit(
             if update == 0 or row["force_change"] < best:
                 best = row["force_change"]
                 policy = Policy(_frozen(learning.average), _card(parts, row, begin_with))
-            watch(row, policy)
+            row |= watch(row, policy, parts.kept_back) or {}
         if update < s.updates: learning.step(update)
     learning.complain()
     return Fitted(policy, curve, parts.kept_back)

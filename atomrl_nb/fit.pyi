@@ -72,5 +72,5 @@ def fit(frames: list, settings: FitSettings=..., begin_with: Policy | None=None,
     frames: of `Atoms` with forces, as `read_frames` gives them
     begin_with: of the same kind, to go on from
     kept_back: frames to test on; None: some of the structures
-    watch: called after each test
+    watch: called after each test; gives more columns of the curve
     """

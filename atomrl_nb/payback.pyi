@@ -8,7 +8,7 @@ from ase.calculators.calculator import Calculator
 from .frames import Trajectory
 from .planner import Planner
 from .policies import Policy
-__all__ = ['MOST_FRAMES', 'SETTLED', 'TELLING', 'RIVALS', 'RecordedSurface', 'Prices', 'prices', 'replayed', 'verdict', 'said', 'priced_run']
+__all__ = ['MOST_FRAMES', 'SETTLED', 'TELLING', 'CAP', 'RIVALS', 'RecordedSurface', 'Prices', 'prices', 'replayed', 'verdict', 'said', 'priced_run']
 MOST_FRAMES: int  # of a trajectory, that a surface is made of
 SETTLED: float  # eV/Å: largest force near a minimum
 TELLING: Any  # eV/Å: however small the forces at the end are, all frames count
@@ -22,6 +22,7 @@ class RecordedSurface(Calculator):
         """trajectory: of one cell"""
     def calculate(self, atoms: Atoms | None=None, properties=('energy',), system_changes=...) -> None:
         """Ask the surface."""
+CAP: int  # evaluations of a relaxation at most
 RIVALS: tuple[str, ...]  # the best of these stands for the classical optimizers
 
 class Prices(NamedTuple):
@@ -40,7 +41,7 @@ class Prices(NamedTuple):
     spent: int
     fmax: float
 
-def prices(policy: Policy, starts: list, fmax: float=0.05, cap: int=100) -> Prices:
+def prices(policy: Policy, starts: list, fmax: float=0.05, cap: int=...) -> Prices:
     """Relax the starts with the policy, without one, and with classical optimizers.
 
     starts: of `Atoms`, each with its calculator

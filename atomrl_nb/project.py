@@ -47,7 +47,7 @@ class Project:
         try: self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"The folder {str(folder)!r} cannot be made ({error.strerror}).") from error
-        if any((self.folder/name).exists() for name in ("config.json", "fit.json")):
+        if any((self.folder/name).exists() for name in ("config.json", "planner.json", "fit.json")):
             raise InputError(f"{str(folder)!r} is the folder of a training or a fit: name another one to learn in.")
 
     @contextmanager

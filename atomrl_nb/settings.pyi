@@ -9,7 +9,7 @@ from .memory import MemorySettings
 from .networks import NetworkSettings
 from .schema import Rule
 from .td3 import TD3Settings
-__all__ = ['Settings', 'settings_from', 'check_settings', 'Described', 'describe', 'read_value', 'as_planner']
+__all__ = ['Settings', 'settings_from', 'check_settings', 'Described', 'describe', 'read_value']
 
 @dataclass(frozen=True)
 class Settings:
@@ -93,6 +93,3 @@ def read_value(one: Described, text: str, name: str) -> Any:
     text: as on a command line
     name: as the message calls it, such as "--steps"
     """
-
-def as_planner(settings: Settings) -> Settings:
-    """Learn an energy to plan in, by imitation alone, as the policies that ship do."""

@@ -24,7 +24,7 @@ def main():
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
 
-    def watch(row, policy):
+    def watch(row, policy, kept_back):
         print(time.strftime("%H:%M"), *(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
         save_policy(args.run / "policy.safetensors", policy.actor, policy.card)
 

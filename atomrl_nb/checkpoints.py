@@ -131,7 +131,9 @@ def read_config(
 ) -> dict:
     "Read the settings of a run."
     path = Path(run)/"config.json"
-    if not path.is_file(): raise InputError(f"{str(run)!r} is no run folder: it holds no config.json.")
+    if not path.is_file():
+        made = "made by a fit, and holds no training" if (path.parent/"fit.json").is_file() else "no run folder"
+        raise InputError(f"{str(run)!r} is {made}: there is no config.json.")
     config = read_json(path)
     check(config, source=path, names="all")
     return config

@@ -66,8 +66,9 @@ class Watch:
         with disk_errors(self.file): save_policy(self.file, *policy)
         more, self.count = {}, self.count + 1
         if self.count - 1 in self.asked: more = self.predicted(policy, kept_back)
-        self.say(f"update {row['update']:6}  {row['seconds']:6.0f} s  force changes wrong by {row['force_change']:.1%}, "
-                 f"forces by {row['force']:.1%}" + "".join(f", {n:.1f} evaluations" for n in more.values()))
+        predicted = "".join(f", {n:.1f} evaluations" for n in more.values())
+        self.say(f"update {row['update']:6}  {row['seconds']:6.0f} s  force changes wrong by "
+                 f"{row['force_change']:.1%}, forces by {row['force']:.1%}{predicted}")
         return more
 
     def predicted(self, policy: Policy, kept_back: list) -> dict:
@@ -114,7 +115,7 @@ def fit_run(
     outcome = [learnt(fitted.policy.card, seconds, read.left_out)]
     if found is not None: outcome.append(said(found, 0, where))
     else: outcome.append("What it saves could not be predicted from the frames that were kept back: give --calculator.")
-    write_fit(folder, fitted, outcome, found, command="atomrl-fit", files=list(map(str, paths)), settings=asdict(settings))
+    write_fit(folder, fitted, outcome, found, "atomrl-fit", files=list(map(str, paths)), settings=asdict(settings))
     return FitRun(fitted, outcome, found)
 
 def write_fit(

@@ -6,7 +6,7 @@
 __all__ = ['Settings', 'settings_from', 'check_settings', 'Described', 'describe', 'read_value']
 
 # %% ../nbs/09_settings.ipynb #90b0004
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -104,7 +104,7 @@ DOCS = {
         'input_files': 'Name the files that a command reads.\n\nsources: as given on the command line: "FILE", or "FILE@0:10" for a part',
     },
     'comparing': {
-        'Relaxed': 'What became of a structure.\n\natoms: relaxed, with energy and forces of the last evaluation',
+        'Relaxed': 'The result of relaxing one structure.\n\natoms: relaxed, with energy and forces of the last evaluation',
         'relax': 'Relax a copy of a structure and count what it cost.\n\nstart: positions to start from; stays as it is\ncalculator: or its spec, such as "gfn2"\noptimizer: or a name from `CLASSICAL`\npolicy: for RLOptimizer\nfmax: largest force norm to reach [eV/Å]\nsteps: moves at most, each one force evaluation\ntrajectory: to append the frames to\ncell: options of ASE\'s FrechetCellFilter, {} for none; None: the cell stays\noptions: of RLOptimizer: surrogate, surrogate_name, fallback, maxstep, patience, and learn, which only keeps',
         'summary': 'Write a table: one line an optimizer, force evaluations over all structures.\n\nresults: `Report`s of one or many optimizers\ncap: what a relaxation that did not converge counts',
     },
@@ -191,7 +191,7 @@ DOCS = {
     'embedded': {
         'EmbeddedSettings': 'Size of an embedded-atom energy.\n\ncutoff: neighbours within this distance [Å]\nn_basis: radial functions\nchannels: directed densities of each degree\nelements: numbers that describe an element\nwidth: of the small networks\nrounds: of embedding\nhead: what kind of policy this is',
         'EmbeddedSettings.reach': 'returns: neighbours to list [Å]',
-        'Computed': 'What an energy says of structures.\n\nenergy: (n_graphs,) [eV], up to a constant of each atom\nforces: (n_atoms, 3) [eV/Å], of fixed atoms too\nvirials: (n_graphs, 3, 3) [eV]: minus the slope with a strain',
+        'Computed': 'Energies, forces and virials of structures.\n\nenergy: (n_graphs,) [eV], up to a constant of each atom\nforces: (n_atoms, 3) [eV/Å], of fixed atoms too\nvirials: (n_graphs, 3, 3) [eV]: minus the slope with a strain',
         'compute': 'Compute energies, forces and virials.\n\ngraph: one or many structures, with edges\ntraining: whether forces will be differentiated once more',
         'LearnedCalculator.__init__': 'model: in double precision, so that small forces are smooth',
     },
@@ -219,7 +219,7 @@ DOCS = {
         'ExecutedMove': 'What the smallest distance leaves of a proposal.\n\ndisplacement: (n_atoms, 3) [Å]\na_back: share of the proposal that was rejected, of the whole structure',
         'executed_move': 'Keep fixed atoms in place, and reject what the smallest distance forbids.\n\natoms: positions before the move\nproposed: (n_atoms, 3) [Å]\nr0: smallest allowed distance [Å], or a table by atomic numbers\nmode: one of `constraints.CORRECTION_MODES`',
         'Step': "What a step gives, in Gymnasium's order.\n\nobservation: after the step\nterminated: the largest force is at most `fmax`\ntruncated: out of steps, or the calculator failed\ninfo: as of `reset`, with the move that was proposed and executed, its `a_back`, and why it `failed`",
-        'Saved': 'What is written down of something that is to go on exactly.\n\ntensors: by name\nplain: plain JSON values by name',
+        'Saved': 'A state that can be saved, and restored exactly.\n\ntensors: by name\nplain: plain JSON values by name',
     },
     'error_model': {
         'ErrorSettings': 'How wrong the model is thought to be.\n\nshares: shares of a spring constant to choose from, by which it is wrong\nalike: correlation of the errors of alike fragments\nlength: stretch of a bond over which its error changes [Å]\nangle: turn of an angle or torsion over which its error changes [radian]\nnoise: noise of the true forces where nothing speaks for more [eV/Å]\nnoises: noises to choose from where forecasts go wrong close by [eV/Å]\nranges: ranges to choose from, of inverse distances in units of the covalent radii\ncurvatures: errors of curvature to choose from, that no fragment explains [eV/Å²]\nwindow: latest evaluations that the choice is made by\nabsurd: an evaluation with over so many times the largest force at the anchor teaches nothing',
@@ -321,7 +321,7 @@ DOCS = {
         'plot_curve': 'Draw the errors on what was kept back, and the evaluations that were predicted there.\n\ncurve: of `fit`',
         'Watch.__init__': 'file: for the best policy so far\ntests: of the whole fit\nfmax: target of the predicted relaxations [eV/Å]',
         'Watch.__call__': 'Note a test.\n\nreturns: more columns of the curve',
-        'FitRun': 'What a fit came to.\n\noutcome: sentences\nprices: None where no relaxation could be replayed',
+        'FitRun': 'The result of a fit.\n\noutcome: sentences\nprices: None where no relaxation could be replayed',
         'fit_run': 'Fit a policy to files of frames, and write it into a folder.\n\npaths: files, or folders that are searched\nrun: folder to make\nbegin_with: to go on from\ncalculator: to count evaluations on; None: relaxations are replayed\nfmax: target of these relaxations [eV/Å]',
         'write_fit': 'Write the report of a fit, its curve, and last its policy.\n\noutcome: sentences\ncommand: that has done it\nmore: what else the report says',
         'learnt': 'Say what was learnt from, and how well.\n\ncard: of the policy\nseconds: that the fit took\nwithout: frames that were left out: why -> how many',
@@ -470,7 +470,7 @@ DOCS = {
         'tune_run': "Search for the numbers of a run's policy, and write them into it.\n\nrun: run folder\nspec: the run's calculator once more; needed where it names a function",
     },
     'measuring': {
-        'Run': 'What one relaxation came to.\n\nevaluations: force evaluations at each of the targets; `CAP` where it was not reached\nenergy: [eV] at the end; None where the last target was not reached\nseconds: CPU time of the method and of the calculator [s]\nhanded_over: why a policy was left\nerror: what an optimizer said when it gave up\nspent: force evaluations in all',
+        'Run': 'The result of one relaxation.\n\nevaluations: force evaluations at each of the targets; `CAP` where it was not reached\nenergy: [eV] at the end; None where the last target was not reached\nseconds: CPU time of the method and of the calculator [s]\nhanded_over: why a policy was left\nerror: what an optimizer said when it gave up\nspent: force evaluations in all',
         'relaxed': 'Relax a copy of a start, and say when each target was reached.\n\nstart: stays as it is\nspec: calculator\nmake: atoms -> optimizer\nfmax: targets, falling [eV/Å]\nbudget: force evaluations',
         'budget_of': 'Tell how many evaluations a method may spend on a structure.\n\nmethod: key of `OPTIMIZERS`\nreturns: force evaluations',
         'column': 'Relax all starts with a classical optimizer.\n\nspec: calculator\nmethod: key of `OPTIMIZERS`\noptions: of the optimizer',
@@ -710,7 +710,7 @@ DOCS = {
     'referee': {
         'in_filter': 'Put atoms whose cell is to be relaxed into ASE\'s filter.\n\natoms: info["cell"]: options of FrechetCellFilter, where the cell is relaxed',
         'Referee.__init__': 'start: with the constraints that count; info["cell"] as in `in_filter`\nfmax: target [eV/Å]\nbudget: force evaluations',
-        'Row': 'What one relaxation came to.\n\nevaluations: the cap, where it was lost\nenergy: at the end [eV]; None where it was lost\nlost: why\nrefused: moves\nhanded_over: why\nplanned_in: at the end, and why\nseconds: CPU time of the method, without the calculators [s]\nlattice: lengths [Å] and angles [degrees] of a relaxed cell at the end',
+        'Row': 'The result of one relaxation.\n\nevaluations: the cap, where it was lost\nenergy: at the end [eV]; None where it was lost\nlost: why\nrefused: moves\nhanded_over: why\nplanned_in: at the end, and why\nseconds: CPU time of the method, without the calculators [s]\nlattice: lengths [Å] and angles [degrees] of a relaxed cell at the end',
         'measured': 'Relax a copy of a start.\n\nstart: stays as it is; info: source, and cell where that is relaxed\nrun: (atoms or filter, target, what was made): relaxes until the calculator ends it\nfmax: target [eV/Å]\ncap: force evaluations',
         'of_ase': 'Run an optimizer of ASE.\n\nkind: class of ASE\nreturns: as `measured` runs it',
         'planning': 'Run `RLOptimizer`.\n\noptions: of `RLOptimizer`\nreturns: as `measured` runs it',
@@ -885,7 +885,7 @@ DOCS = {
         'TrustSettings': 'How far a plan is believed.\n\nfirst: trust radius of the first move [Å]\nwidest: largest trust radius [Å]\nleast: smallest trust radius [Å]\ngood: the radius grows where the forecast was wrong by less, as a share of the forces at the anchor\nbad: the radius is halved where the forecast was wrong by more, as the same share\ngrow: the radius grows to this many times the move\nsoft: no move is longer than the largest force over this, plus 0.02 Å [eV/Å²]; 0: no such limit\nrefusals: refused moves in a row after which planning is given up\npatience: evaluations without progress after which planning is given up\nprogress: the largest force falls to this share, and that is progress',
         'Landmark': 'The last progress.\n\nnumber: of the evaluation\nfmax: largest force [eV/Å]\nenergy: [eV]',
         'Trust': 'The state of one relaxation.\n\nhistory: of `Evaluation`\nanchor: evaluation that the next move starts from\nradius: no atom moves farther in the next move [Å]\nforecast: (3 n_atoms,) forces expected by the last plan [eV/Å]; None: it expected none\nrefused: moves in a row\nrejected: numbers of all evaluations that were refused\ndeviations: of `disagreement` [eV]\nby_forces: energies are not believed\nmeaningless: the energy at the anchor means nothing: two atoms are too close\nerror: of the last forecast, as a share of the forces at the anchor\nmeasured: noise of a component of the forces [eV/Å]; None: not measured\nrepeats: evaluation that the next one repeats, to measure it',
-        'Trust.force_noise': 'Tell how noisy a component of the forces is; 0 where that is not to speak of.\n\nreturns: [eV/Å]',
+        'Trust.force_noise': 'Tell how noisy a component of the forces is; 0 below `NOISY`.\n\nreturns: [eV/Å]',
         'Trust.noise': 'Tell how far energies and forces were seen to disagree.\n\nreturns: [eV]',
         'Trust.slack': 'Tell by how much the energy may rise without meaning it.\n\nreturns: [eV]',
         'refuses': 'Tell whether a move is refused.\n\ntrust: the state before the move\nold: at the anchor\nnew: after the move',

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # %% ../nbs/12g_comparing.ipynb #83281dfc
 class Relaxed(NamedTuple):
-    "What became of a structure."
+    "The result of relaxing one structure."
     report: Report
     atoms: Atoms  # relaxed, with energy and forces of the last evaluation
 

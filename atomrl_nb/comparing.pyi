@@ -12,7 +12,7 @@ __all__ = ['log', 'CLASSICAL', 'Relaxed', 'relax', 'summary']
 log: Any
 
 class Relaxed(NamedTuple):
-    """What became of a structure.
+    """The result of relaxing one structure.
 
     atoms: relaxed, with energy and forces of the last evaluation
     """

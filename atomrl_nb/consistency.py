@@ -84,7 +84,7 @@ def _assert_symmetric(actor, critic, seed, tolerance):
 
 # %% ../nbs/02b_consistency.ipynb #0200012
 def _assert_alive(network, evaluate, name):
-    "Check that every parameter has a say, once all are off their starting values."
+    "Check that every parameter has an effect, once all are off their starting values."
     moved = copy.deepcopy(network).requires_grad_(True)
     with torch.no_grad():
         for p in moved.parameters():

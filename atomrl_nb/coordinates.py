@@ -178,7 +178,7 @@ class Coordinates:
         return np.eye(3) + self.mask * ((v * np.exp(w)) @ v.T - np.eye(3))
 
     def set(self, atoms: Atoms, x: np.ndarray):
-        "Move atoms and cell; constraints have the last word."
+        "Move atoms and cell; then let the constraints correct them."
         place = self.place(x)
         if self.strains is not None: atoms.set_cell(place.cell, scale_atoms=True)
         atoms.set_positions(place.positions)

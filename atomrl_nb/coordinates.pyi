@@ -88,7 +88,7 @@ class Coordinates:
         returns: (n_atoms or n_atoms + 3, 3) [Å]
         """
     def set(self, atoms: Atoms, x: np.ndarray) -> None:
-        """Move atoms and cell; constraints have the last word."""
+        """Move atoms and cell; then let the constraints correct them."""
     def corrected(self, x: np.ndarray, old: np.ndarray) -> np.ndarray:
         """Correct what a step has changed of bond lengths that must stay.
 

@@ -86,7 +86,7 @@ def _energy_along(model, graph, vec):
 
 # %% ../nbs/02c_embedded.ipynb #2c000010
 class Computed(NamedTuple):
-    "What an energy says of structures."
+    "Energies, forces and virials of structures."
     energy: torch.Tensor  # (n_graphs,) [eV], up to a constant of each atom
     forces: torch.Tensor  # (n_atoms, 3) [eV/Å], of fixed atoms too
     virials: torch.Tensor  # (n_graphs, 3, 3) [eV]: minus the slope with a strain

@@ -47,7 +47,7 @@ class EmbeddedEnergy(torch.nn.Module):
     def __init__(self, settings: EmbeddedSettings=...) -> None: ...
 
 class Computed(NamedTuple):
-    """What an energy says of structures.
+    """Energies, forces and virials of structures.
 
     energy: (n_graphs,) [eV], up to a constant of each atom
     forces: (n_atoms, 3) [eV/Å], of fixed atoms too

@@ -394,7 +394,7 @@ _ARRAYS = "forces", "prev_displacement", "prev_forces"
 _NUMBERS = "index", "steps", "energy", "force_evaluations", "a_back", "failed"
 
 class Saved(NamedTuple):
-    "What is written down of something that is to go on exactly."
+    "A state that can be saved, and restored exactly."
     tensors: dict  # by name
     plain: dict  # plain JSON values by name
 

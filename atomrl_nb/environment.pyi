@@ -277,7 +277,7 @@ class Step(NamedTuple):
 MOVE: tuple[str, ...]  # what a frame's `info` holds of the move that leads on from it
 
 class Saved(NamedTuple):
-    """What is written down of something that is to go on exactly.
+    """A state that can be saved, and restored exactly.
 
     tensors: by name
     plain: plain JSON values by name

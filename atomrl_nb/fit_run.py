@@ -82,7 +82,7 @@ class Watch:
 UNFINISHED = "unfinished.safetensors"  # the best policy so far
 
 class FitRun(NamedTuple):
-    "What a fit came to."
+    "The result of a fit."
     fitted: Fitted
     outcome: list  # sentences
     prices: Prices | None  # None where no relaxation could be replayed

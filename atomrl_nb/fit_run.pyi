@@ -41,7 +41,7 @@ class Watch:
 UNFINISHED: str  # the best policy so far
 
 class FitRun(NamedTuple):
-    """What a fit came to.
+    """The result of a fit.
 
     outcome: sentences
     prices: None where no relaxation could be replayed

@@ -49,7 +49,7 @@ def fell_apart(
 # %% ../nbs/12d_measuring.ipynb #12d00020
 @dataclass(frozen=True)
 class Run:
-    "What one relaxation came to."
+    "The result of one relaxation."
     evaluations: tuple  # force evaluations at each of the targets; `CAP` where it was not reached
     energy: float | None  # [eV] at the end; None where the last target was not reached
     seconds: tuple  # CPU time of the method and of the calculator [s]

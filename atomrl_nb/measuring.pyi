@@ -18,7 +18,7 @@ def fell_apart(start: Atoms, end: Atoms) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """What one relaxation came to.
+    """The result of one relaxation.
 
     evaluations: force evaluations at each of the targets; `CAP` where it was not reached
     energy: [eV] at the end; None where the last target was not reached

@@ -72,7 +72,7 @@ class Referee(TimedCalculator):
 # %% ../nbs/12e_referee.ipynb #12e0000a
 @dataclass(frozen=True)
 class Row:
-    "What one relaxation came to."
+    "The result of one relaxation."
     start: str
     atoms: int
     method: str

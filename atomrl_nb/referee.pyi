@@ -41,7 +41,7 @@ class Referee(TimedCalculator):
 
 @dataclass(frozen=True)
 class Row:
-    """What one relaxation came to.
+    """The result of one relaxation.
 
     evaluations: the cap, where it was lost
     energy: at the end [eV]; None where it was lost

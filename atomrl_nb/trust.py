@@ -49,7 +49,7 @@ def evaluated(
 SHORT = 0.1  # Å: longer moves say little about it
 CURVED = 0.3  # share of the change that anharmonicity may explain
 LEAST_SLACK = 1e-3  # eV
-NOISY = 1e-3  # eV/Å: less is no noise of the forces to speak of
+NOISY = 1e-3  # eV/Å: smaller noise of the forces is ignored
 
 def disagreement(
     old: Evaluation,  # before a move
@@ -105,7 +105,7 @@ class Trust:
 
     @property
     def force_noise(self) -> float:  # [eV/Å]
-        "Tell how noisy a component of the forces is; 0 where that is not to speak of."
+        "Tell how noisy a component of the forces is; 0 below `NOISY`."
         return self.measured if self.measured and self.measured > NOISY else 0.0
 
     @property

@@ -35,7 +35,7 @@ def evaluated(target: Atoms | Filter, coordinates: Coordinates | None=None, expe
 SHORT: float  # Å: longer moves say little about it
 CURVED: float  # share of the change that anharmonicity may explain
 LEAST_SLACK: float  # eV
-NOISY: float  # eV/Å: less is no noise of the forces to speak of
+NOISY: float  # eV/Å: smaller noise of the forces is ignored
 
 def disagreement(old: Evaluation, new: Evaluation) -> float | None:
     """Compare the change of the energy with the work of the mean force.
@@ -116,7 +116,7 @@ class Trust:
     def __post_init__(self) -> None: ...
     @property
     def force_noise(self) -> float:
-        """Tell how noisy a component of the forces is; 0 where that is not to speak of.
+        """Tell how noisy a component of the forces is; 0 below `NOISY`.
 
         returns: [eV/Å]
         """

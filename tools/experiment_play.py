@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from train_shipped import POTENTIALS
 
 from atomrl_nb.comparing import relax
 from atomrl_nb.experiment import Experiment, experiment_main
@@ -27,9 +28,19 @@ def alfe(table: str) -> list:
     return [atoms for atoms in load(str(ALFE / table)) if len(atoms) > 1]
 
 
+def eam() -> str:
+    """Name the potential of the Al-Fe data."""
+    return "eam:" + ",".join(str(ALFE / name) for name in POTENTIALS)
+
+
+def held_out() -> list:
+    """Double the cells of the pairs that are kept out."""
+    return [atoms.repeat((2, 1, 1)) for atoms in load("alloys4-heldout")]
+
+
 SYSTEMS = {  # what is played on, what is tested on, the calculator
-    "alloys8": (lambda: load("alloys8"), lambda: [a.repeat((2, 1, 1)) for a in load("alloys4-heldout")], lambda: "emt"),
-    "alfe": (lambda: alfe("Al-Fe_N=2-3.extxyz"), lambda: alfe("Al-Fe_N=4.extxyz"), lambda: f"eam:{ALFE / 'AlFe.fs'}"),
+    "alloys8": (lambda: load("alloys8"), held_out, lambda: "emt"),
+    "alfe": (lambda: alfe("Al-Fe_N=2-3.extxyz"), lambda: alfe("Al-Fe_N=4.extxyz"), eam),
 }
 
 
@@ -54,8 +65,8 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
     elif arm in RIVALS: how = dict(optimizer=arm)
     else:
         folder = work / f"play-{system}-{seed}-{arm.split()[-1]}"
-        how, spent = dict(policy=trained(folder, arm, structures, spec, seed, quick)), int(arm.split()[-1])
-        if "fitted" in arm: spent = 0
+        how = dict(policy=trained(folder, arm, structures, spec, seed, quick))
+        spent = how["policy"].card.get("played", 0)  # the record is free
     reports = [relax(start, calc, fmax=FMAX, steps=CAP, **how).report for start in starts[:2 if quick else STARTS]]
     counts = [r.force_evaluations if r.converged else CAP for r in reports]
     return dict(spent=spent, evaluations=counts, mean=float(np.mean(counts)), failed=sum(not r.converged for r in reports))

@@ -628,6 +628,7 @@ DOCS = {
         'first_error': 'Tell how wrong the surrogate was at the first evaluation; 1 where its own forces vanish, as in its minimum.\n\nplanner: with a surrogate\nreturns: share of the forces',
         'settles': 'Say that nothing is to be gained any more, where the forces are noise.\n\nplanner: that has noted an evaluation\nmodel: that is planned in\nat: the anchor\nfmax: target [eV/Å]\nreturns: empty where the forces can still fall',
         'propose': 'Plan, and remember the expected forces.\n\nplanner: that has noted an evaluation\nfmax: target [eV/Å]\nreturns: (n_atoms or n_atoms + 3, 3) coordinates to evaluate next [Å]',
+        'lowest_vector': 'Find the vector of the lowest eigenvalue.\n\ntimes: (n,) -> (n,): multiplies with a symmetric matrix\nbegin: (n,) not orthogonal to the vector that is sought\naccuracy: remainder, as a share of the eigenvalue\nreturns: (n,) of length 1',
         'Curvature': 'The lowest curvature at a place.\n\nvalue: [eV/Å²]; None where it was not looked for\ndirection: (n_rows, 3), of length 1',
         'lowest_curvature': 'Find the lowest curvature that is known at the anchor.\n\nplanner: that has noted an evaluation\nfmax: target [eV/Å]\nstep: of the differences [Å]',
         'settled': 'Relax in the surrogate alone, as far as it goes; the start, where that makes or breaks bonds.\n\nplanner: with a surrogate\npositions: (n_atoms or n_atoms + 3, 3) coordinates [Å]\nfmax: largest force of the surrogate to reach [eV/Å]\nreturns: the same shape',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCAL', 'CURVED', 'ENERGIES', 'FREE', 'LEVER', 'BAND', 'CLIMBS', 'OTHER', 'unknown_constraints', 'common',
-           'allowed_moves', 'held_slopes', 'allowed_strains', 'Coordinates', 'Place', 'slopes_at', 'coordinates_of',
-           'EnergyForces', 'asked']
+           'allowed_moves', 'held_slopes', 'allowed_strains', 'Coordinates', 'Place', 'slopes_at', 'pulled',
+           'coordinates_of', 'EnergyForces', 'asked']
 
 # %% ../nbs/01e_coordinates.ipynb #1da00004
 from dataclasses import dataclass, field
@@ -287,6 +287,18 @@ def slopes_at(
     each = np.vstack([(by_vector[:, :, None] * unstretched[:, None]).reshape(-1, 9), np.zeros((1, 9))])
     by_strain = np.add.reduceat(each, begins[:-1], axis=0) if n_rows else np.zeros((0, 9))
     return csr_matrix(hstack([made, csr_matrix(place.to_strain(by_strain.reshape(-1, 3, 3)))]))
+
+# %% ../nbs/01e_coordinates.ipynb #1e100002
+def pulled(
+    place: Place,  # where to differentiate
+    ends: np.ndarray,  # (n_entries, 2) atoms from which and to which the vector of each entry goes
+    vectors: np.ndarray,  # (n_entries, 3) [Å]
+    pulls: np.ndarray,  # (n_entries, 3) slopes with them, times a number for each row
+) -> np.ndarray:  # (n,)
+    "Sum the slopes of rows with the coordinates: what `slopes_at` gives, transposed, times the numbers."
+    n = len(place.positions)
+    to, off = (np.stack([np.bincount(end, pull, n) for pull in pulls.T], axis=1) for end in (ends[:, 1], ends[:, 0]))
+    return place.pull(to - off, None if place.stretch is None else pulls.T @ vectors)
 
 # %% ../nbs/01e_coordinates.ipynb #1da00016
 def coordinates_of(target: Atoms | Filter) -> Coordinates:

@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.filters import Filter
 from scipy.sparse import csr_matrix
-__all__ = ['LOCAL', 'CURVED', 'ENERGIES', 'FREE', 'LEVER', 'BAND', 'CLIMBS', 'OTHER', 'unknown_constraints', 'common', 'allowed_moves', 'held_slopes', 'allowed_strains', 'Coordinates', 'Place', 'slopes_at', 'coordinates_of', 'EnergyForces', 'asked']
+__all__ = ['LOCAL', 'CURVED', 'ENERGIES', 'FREE', 'LEVER', 'BAND', 'CLIMBS', 'OTHER', 'unknown_constraints', 'common', 'allowed_moves', 'held_slopes', 'allowed_strains', 'Coordinates', 'Place', 'slopes_at', 'pulled', 'coordinates_of', 'EnergyForces', 'asked']
 LOCAL: Any  # constraints on single atoms
 CURVED: Any  # whose directions change when the atoms move
 ENERGIES: Any  # not constraints of motion, but energies beside the calculator's
@@ -147,6 +147,16 @@ def slopes_at(place: Place, ends: np.ndarray, vectors: np.ndarray, by_vector: np
     by_vector: (n_entries, 3) slopes with them
     begins: (n_rows + 1,) entry with which each row begins
     returns: (n_rows, n)
+    """
+
+def pulled(place: Place, ends: np.ndarray, vectors: np.ndarray, pulls: np.ndarray) -> np.ndarray:
+    """Sum the slopes of rows with the coordinates: what `slopes_at` gives, transposed, times the numbers.
+
+    place: where to differentiate
+    ends: (n_entries, 2) atoms from which and to which the vector of each entry goes
+    vectors: (n_entries, 3) [Å]
+    pulls: (n_entries, 3) slopes with them, times a number for each row
+    returns: (n,)
     """
 
 def coordinates_of(target: Atoms | Filter) -> Coordinates:

@@ -17,7 +17,7 @@ from ase.data import covalent_radii
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.sparse import csr_matrix
 
-from .coordinates import EnergyForces, slopes_at
+from .coordinates import EnergyForces, Place, pulled, slopes_at
 from .force_field import bond_rows
 from .internals import Internals, Measured, pairs_within, wrapped
 
@@ -141,10 +141,23 @@ def _twisted(internals, kind, bond):
     return np.array(rows, dtype=int).reshape(-1, 4), labels
 
 # %% ../nbs/01h_error_model.ipynb #1f10000d
-class Inverses(NamedTuple):
+@dataclass(frozen=True)
+class Inverses:
     "Inverse distances at a place."
     phi: np.ndarray  # (n_pairs,) in units of the covalent radii
-    slopes: csr_matrix  # (n_pairs, n) with the coordinates
+    place: Place
+    ends: np.ndarray  # (n_pairs, 2) atoms
+    vectors: np.ndarray  # (n_pairs, 3) between them [Å]
+    by_vector: np.ndarray  # (n_pairs, 3) slopes with the vectors [1/Å]
+
+    @property
+    def slopes(self) -> csr_matrix:  # (n_pairs, n)
+        "Differentiate with the coordinates."
+        return slopes_at(self.place, self.ends, self.vectors, self.by_vector, np.arange(len(self.ends) + 1))
+
+    def pull(self, weights: np.ndarray) -> np.ndarray:  # (n,)
+        "Multiply with the transpose of the slopes."
+        return pulled(self.place, self.ends, self.vectors, weights[:, None] * self.by_vector)
 
 class InverseDistances:
     "Inverse distances of the pairs of a structure, which stay the same pairs."
@@ -160,7 +173,7 @@ class InverseDistances:
         first = (i < j) | (i == j) & (images > 0)  # an image of an atom counts once, and moves with the strain alone
         self.i, self.j, self.shift = i[first], j[first], 0.0 if shift is None else shift[first]
         self.size = covalent_radii[atoms.numbers[self.i]] + covalent_radii[atoms.numbers[self.j]]
-        self.ends, self.begins = np.stack([self.i, self.j], axis=1), np.arange(len(self.i) + 1)
+        self.ends = np.stack([self.i, self.j], axis=1)
 
     def measure(self, at: Measured) -> Inverses:
         "Compute them."
@@ -169,7 +182,7 @@ class InverseDistances:
         vector = place.positions[self.j] - place.positions[self.i] + offset
         distance = np.maximum(np.sqrt((vector**2).sum(1)), 1e-6)
         slope = -(self.size / distance**3)[:, None] * vector
-        return Inverses(self.size / distance, slopes_at(place, self.ends, vector, slope, self.begins))
+        return Inverses(self.size / distance, place, self.ends, vector, slope)
 
 # %% ../nbs/01h_error_model.ipynb #1f10000f
 @dataclass
@@ -200,14 +213,15 @@ class ErrorModel:
         settings: ErrorSettings = ErrorSettings(),
     ):
         self.settings, self.points = settings, []
+        self.tables: dict = {}  # (numbers of points, range) -> `table`, while one fit needs them
         self.fragments = fragments_of(internals, atoms.numbers, constants, settings)
         self.distances = InverseDistances(atoms)
 
     def add(self, at: Measured):
         "Take note of a point."
-        phi, jacobian = self.distances.measure(at)
-        new = Seen(at, at.slopes.toarray(), phi, jacobian.toarray())
-        if not self.points: self.scale = jacobian.shape[1] / max((new.jacobian**2).sum(), 1e-12)  # c
+        inverses = self.distances.measure(at)
+        new = Seen(at, at.slopes.toarray(), inverses.phi, inverses.slopes.toarray())
+        if not self.points: self.scale = new.jacobian.shape[1] / max((new.jacobian**2).sum(), 1e-12)  # c
         self.points.append(new)
 
     def pair(self, k: int, l: int) -> Compared:
@@ -218,6 +232,24 @@ class ErrorModel:
             new.near[l] = Compared(new.jacobian.T @ old.jacobian, new.jacobian.T @ d, old.jacobian.T @ d, d @ d,
                                    self._of_fragments(new, old))
         return new.near[l]
+
+    def table(self, chosen: tuple, reach: float | None) -> np.ndarray:  # (n_chosen * n, n_chosen * n)
+        "Correlate points by their distances, at a variance of 1, or by their fragments, at a share of 1; once."
+        if (chosen, reach) in self.tables: return self.tables[chosen, reach]
+        size = self.points[0].jacobian.shape[1]
+        blocks = np.empty((len(chosen), size, len(chosen), size))
+        for a, k in enumerate(chosen):
+            for b, l in enumerate(chosen[:a + 1]):
+                p = self.pair(max(k, l), min(k, l))  # points are compared with earlier ones
+                block = p.fragments if reach is None else self._of_distances(p, reach)
+                blocks[a, :, b], blocks[b, :, a] = (block, block.T) if k >= l else (block.T, block)
+        self.tables[chosen, reach] = blocks.reshape(len(chosen) * size, -1)
+        return self.tables[chosen, reach]
+
+    def _of_distances(self, p, reach):
+        "Correlate the errors of two points by their inverse distances."
+        weight = WHOLE * self.scale * np.exp(-p.square / (2 * reach**2))
+        return weight * (p.product - np.outer(p.left, p.right) / reach**2)
 
     def _of_fragments(self, new, old):
         "Correlate the errors of the fragments of two points."
@@ -237,15 +269,8 @@ def covariance(
     noise: float | None = None,  # [eV/Å]; None: that of the settings
 ) -> np.ndarray:  # (n_chosen * n,) squared [eV²/Å²]
     "Correlate the errors of the forces at some points, noise included."
-    size = model.points[0].jacobian.shape[1]
-    blocks = np.empty((len(chosen), size, len(chosen), size))
-    for a, k in enumerate(chosen):
-        for b, l in enumerate(chosen[:a + 1]):
-            p = model.pair(max(k, l), min(k, l))  # points are compared with earlier ones
-            weight = WHOLE * variance * model.scale * np.exp(-p.square / (2 * reach**2))
-            block = weight * (p.product - np.outer(p.left, p.right) / reach**2) + share**2 * p.fragments
-            blocks[a, :, b], blocks[b, :, a] = (block, block.T) if k >= l else (block.T, block)
-    matrix = blocks.reshape(len(chosen) * size, -1)
+    matrix = variance * model.table(tuple(chosen), reach)
+    matrix += share**2 * model.table(tuple(chosen), None)
     matrix[np.diag_indices(len(matrix))] += (model.settings.noise if noise is None else noise)**2
     return matrix
 
@@ -285,18 +310,18 @@ class Fitted:
 
     def energy_forces(self, at: Measured) -> EnergyForces:
         "Expect the error at a point."
-        m, (phi, jacobian) = self.model, self.model.distances.measure(at)
-        d = phi - self.phi
+        m, inverses = self.model, self.model.distances.measure(at)
+        d = inverses.phi - self.phi
         along = (d * self.pairs).sum(1)
         weight = WHOLE * self.variance * m.scale * np.exp(-(d**2).sum(1) / (2 * self.reach**2))
         energy = weight @ along
-        slope = jacobian.T @ (weight @ (self.pairs - d * (along / self.reach**2)[:, None]))
+        slope = inverses.pull(weight @ (self.pairs - d * (along / self.reach**2)[:, None]))
         pull = np.zeros(len(at.values))
         for f in m.fragments:
             more, slopes = self._of_fragments(f, at.values)
             energy += more
             pull += np.bincount(f.rows[f.a].ravel(), slopes.ravel(), len(pull))  # summed for each coordinate
-        return EnergyForces(-energy, slope + at.slopes.T @ pull)
+        return EnergyForces(-energy, slope + at.pull(pull))
 
     def _of_fragments(self, f, values):
         "Expect the error energy of fragments, and its slopes with their coordinates."
@@ -337,6 +362,7 @@ def fit(
     best = options[int(np.argmax(found))]
     evidence = max(found) - log_evidence(covariance(model, chosen[:1], *best), errors[0])  # less that of the anchor
     lower = lower_factor(covariance(model, chosen, *best))
+    model.tables.clear()
     weights = cho_solve((lower, True), errors.ravel()).reshape(errors.shape)
     points = [model.points[k] for k in chosen]
     return Fitted(model, *best, evidence,

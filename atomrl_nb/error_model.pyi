@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from scipy.sparse import csr_matrix
-from .coordinates import EnergyForces
+from .coordinates import EnergyForces, Place
 from .internals import Internals, Measured
 __all__ = ['MOST_ALIKE', 'WHOLE', 'DISBELIEF', 'ErrorSettings', 'Entries', 'Fragments', 'fragments_of', 'Inverses', 'InverseDistances', 'Seen', 'Compared', 'ErrorModel', 'covariance', 'lower_factor', 'log_evidence', 'Fitted', 'Process', 'fit', 'FittedLinear', 'fit_linear']
 
@@ -83,14 +83,31 @@ def fragments_of(internals: Internals, numbers: np.ndarray, constants: np.ndarra
     returns: of `Fragments`
     """
 
-class Inverses(NamedTuple):
+@dataclass(frozen=True)
+class Inverses:
     """Inverse distances at a place.
 
     phi: (n_pairs,) in units of the covalent radii
-    slopes: (n_pairs, n) with the coordinates
+    ends: (n_pairs, 2) atoms
+    vectors: (n_pairs, 3) between them [Å]
+    by_vector: (n_pairs, 3) slopes with the vectors [1/Å]
     """
     phi: np.ndarray
-    slopes: csr_matrix
+    place: Place
+    ends: np.ndarray
+    vectors: np.ndarray
+    by_vector: np.ndarray
+    @property
+    def slopes(self) -> csr_matrix:
+        """Differentiate with the coordinates.
+
+        returns: (n_pairs, n)
+        """
+    def pull(self, weights: np.ndarray) -> np.ndarray:
+        """Multiply with the transpose of the slopes.
+
+        returns: (n,)
+        """
 
 class InverseDistances:
     """Inverse distances of the pairs of a structure, which stay the same pairs."""
@@ -99,7 +116,6 @@ class InverseDistances:
     shift: Any
     size: Any
     ends: Any
-    begins: Any
     def __init__(self, atoms: Atoms, reach: float=6.0) -> None:
         """reach: in periodic structures [Å]"""
     def measure(self, at: Measured) -> Inverses:
@@ -147,6 +163,11 @@ class ErrorModel:
         """Take note of a point."""
     def pair(self, k: int, l: int) -> Compared:
         """Compare two points k >= l, once."""
+    def table(self, chosen: tuple, reach: float | None) -> np.ndarray:
+        """Correlate points by their distances, at a variance of 1, or by their fragments, at a share of 1; once.
+
+        returns: (n_chosen * n, n_chosen * n)
+        """
 WHOLE: float  # weight of the second term beside the fragments
 
 def covariance(model: ErrorModel, chosen: list, reach: float, variance: float, share: float, noise: float | None=None) -> np.ndarray:

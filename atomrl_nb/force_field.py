@@ -120,7 +120,13 @@ def _torsion_terms(at, around, short, internals):
         "chain": chain}
 
 def _in_rings_of_three(internals, middle):
-    "Tell which bonds have an atom that neighbours both of their ends."
+    "Tell which bonds have an atom that neighbours both of their ends; it is kept with the bonds."
+    kept = internals.__dict__.setdefault("_in_rings", {})
+    if "of_three" not in kept: kept["of_three"] = _rings_of_three(internals, middle)
+    return kept["of_three"]
+
+def _rings_of_three(internals, middle):
+    "Look for them."
     (i, j), n = internals.ends[:len(internals.back)].T, internals.n_atoms
     linked = csr_matrix((np.ones(len(i)), (i, j)), (n, n))
     p, q = internals.ends[middle].T
@@ -236,7 +242,7 @@ class ForceField:
         w = np.append((1 - decay) / MORSE, d[n:])
         pull = self.stiffness @ w
         slope = np.append(pull[:n] * decay, pull[n:])
-        return EnergyForces(float(w @ pull) / 2, -(at.slopes.T @ slope))
+        return EnergyForces(float(w @ pull) / 2, -at.pull(slope))
 
     def strain(
         self,

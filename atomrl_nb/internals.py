@@ -18,7 +18,7 @@ from ase.data import covalent_radii
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .coordinates import Place, slopes_at
+from .coordinates import Place, pulled, slopes_at
 from .neighbours import neighbour_list
 
 # %% ../nbs/01f_internals.ipynb #1ee00007
@@ -248,9 +248,21 @@ class Measured:
         parts = [measure(s, vector, length, unit) for measure in present]
         if not parts: parts = [(np.zeros(0), [np.zeros((0, 3))])]
         self.values = np.concatenate([values for values, _ in parts])  # (n_rows,) [Å] and [radian]
-        slopes = np.concatenate([np.stack(slopes, axis=1).reshape(-1, 3) for _, slopes in parts])  # by each vector
-        vectors, begins = s.pattern
-        self.slopes = slopes_at(place, s.ends[vectors], vector[vectors], slopes, begins)  # B: (n_rows, n), sparse
+        self.by_vector = np.concatenate([np.stack(slopes, axis=1).reshape(-1, 3) for _, slopes in parts])
+        self.ends, self.vectors, self.begins = s.ends[s.pattern.vectors], vector[s.pattern.vectors], s.pattern.begins
+
+    @cached_property
+    def slopes(self) -> csr_matrix:  # (n_rows, n)
+        "Differentiate the internal coordinates with the coordinates: the matrix B."
+        return slopes_at(self.place, self.ends, self.vectors, self.by_vector, self.begins)
+
+    def pull(
+        self,
+        weights: np.ndarray,  # (n_rows,)
+    ) -> np.ndarray:  # (n,)
+        "Multiply with the transpose of B."
+        each = np.repeat(weights, np.diff(self.begins))[:, None] * self.by_vector
+        return pulled(self.place, self.ends, self.vectors, each)
 
 # %% ../nbs/01f_internals.ipynb #1ee00016
 def _bond(s, vector, length, unit):

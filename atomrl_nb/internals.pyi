@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 import numpy as np
 from ase import Atoms
+from scipy.sparse import csr_matrix
 from .coordinates import Place
 __all__ = ['BONDED', 'KINDS', 'STRAIGHT', 'FLAT', 'MOST_ANGLES', 'MOST_TORSIONS', 'Pairs', 'pairs_within', 'Bonds', 'find_bonds', 'Pattern', 'Internals', 'find_internals', 'wrapped', 'Measured']
 BONDED: float  # sums of covalent radii
@@ -122,8 +123,23 @@ class Measured:
     x: Any
     length: Any
     values: Any
-    slopes: Any
+    by_vector: Any
+    ends: Any
+    vectors: Any
+    begins: Any
     def __init__(self, internals: Internals, place: Place) -> None:
         """internals: which coordinates
         place: positions and cell
+        """
+    @cached_property
+    def slopes(self) -> csr_matrix:
+        """Differentiate the internal coordinates with the coordinates: the matrix B.
+
+        returns: (n_rows, n)
+        """
+    def pull(self, weights: np.ndarray) -> np.ndarray:
+        """Multiply with the transpose of B.
+
+        weights: (n_rows,)
+        returns: (n,)
         """

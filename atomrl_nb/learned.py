@@ -276,7 +276,7 @@ class LearnedEnergy:
             stretch = place.stretch @ np.linalg.inv(first.stretch)
             before = before @ stretch.T
         shift = torch.as_tensor((place.positions - before)[self.part])
-        moved = Moved(self.local, shift, None if stretch is None else torch.as_tensor(stretch))
+        moved = Moved(self.local, shift, None if stretch is None else torch.as_tensor(stretch), order=1)
         energy, forces = float(moved.energy()), np.zeros_like(place.positions)
         forces[self.part] = moved.forces().numpy()
         if stretch is None: return EnergyForces(energy, place.pull(forces))

@@ -24,22 +24,24 @@ class Radial(NamedTuple):
     "Radial functions with two derivatives."
     values: torch.Tensor  # (n_bonds, n_functions)
     first: torch.Tensor  # (n_bonds, n_functions) [1/Å]
-    second: torch.Tensor  # (n_bonds, n_functions) [1/Å²]
+    second: torch.Tensor | None  # (n_bonds, n_functions) [1/Å²]; None: not asked for
 
 def radial_derivatives(
     length: torch.Tensor,  # (n_bonds,) [Å]
     cutoff: float,  # [Å]
     n_basis: int,  # number of Bessel functions
+    order: int = 2,  # of the highest derivative
 ) -> Radial:  # `n_basis` functions
-    "Compute `graphs.radial_basis` with two derivatives."
+    "Compute `graphs.radial_basis` with its derivatives."
     x = (length / cutoff).clamp(min=0.05, max=1.0)  # bonds come last in here, which is fast
     w = math.pi * torch.arange(1, n_basis + 1, dtype=length.dtype, device=length.device)[:, None]
     b, c, y = torch.sin(w * x) / x, w * torch.cos(w * x) / x, 1 - x  # b: a Bessel function, without its prefactor
-    b1, b2 = c - b / x, -w**2 * b - 2 * (c - b / x) / x  # its derivatives
-    e = 1 - x**6 * (28 - 48 * x + 21 * x**2)  # the envelope
-    e1, e2 = -168 * x**5 * y**2, -168 * x**4 * y * (5 - 7 * x)
+    b1 = c - b / x  # its derivative
+    e, e1 = 1 - x**6 * (28 - 48 * x + 21 * x**2), -168 * x**5 * y**2  # the envelope
     size = 2**0.5 / math.pi
     values, first = size * b * e, size / cutoff * (b1 * e + b * e1)
+    if order < 2: return Radial(values.T, first.T, None)
+    b2, e2 = -w**2 * b - 2 * b1 / x, -168 * x**4 * y * (5 - 7 * x)
     second = size / cutoff**2 * (b2 * e + 2 * b1 * e1 + b * e2)
     return Radial(values.T, first.T, second.T)
 
@@ -109,19 +111,19 @@ def bonds_of(
 # %% ../nbs/01c_potential.ipynb #1cc00013
 def radial_sums(
     mixing: torch.Tensor,  # (n_sums, n_basis, n_bonds) coefficients
-    basis: torch.Tensor,  # (n_basis, 3, n_bonds) radial functions with two derivatives
-) -> torch.Tensor:  # (n_sums, 3, n_bonds)
+    basis: torch.Tensor,  # (n_basis, order + 1, n_bonds) radial functions with derivatives
+) -> torch.Tensor:  # (n_sums, order + 1, n_bonds)
     "Sum over radial functions: many small sums, which are fast with the bonds last."
-    out = mixing.new_zeros(len(mixing), 3, mixing.shape[2])
+    out = mixing.new_zeros(len(mixing), *basis.shape[1:])
     for k in range(len(basis)): out = out.addcmul(mixing[:, k, None], basis[None, k])
     return out
 
-def _basis_at(length, local):
-    "Compute the radial functions of a local energy at lengths (n_bonds,): (n_basis, 3, n_bonds), with two derivatives."
+def _basis_at(length, local, order):
+    "Compute the radial functions of a local energy at lengths (n_bonds,): (n_basis, order + 1, n_bonds)."
     n_bessel = local.pair.shape[1] - 2 * local.powers
-    basis = torch.stack([x.T for x in radial_derivatives(length, local.cutoff, n_bessel)], dim=1)
-    if not local.powers: return basis
-    return torch.cat([basis, torch.stack([x.T for x in power_derivatives(length, local.cutoff)], dim=1)])
+    def stacked(found): return torch.stack([x.T for x in found[:order + 1]], dim=1)
+    basis = stacked(radial_derivatives(length, local.cutoff, n_bessel, order))
+    return torch.cat([basis, stacked(power_derivatives(length, local.cutoff))]) if local.powers else basis
 
 # %% ../nbs/01c_potential.ipynb #1c0a0011
 DEGREES = (1, 1, 1, 2, 2, 2, 2, 2)  # of the eight harmonics
@@ -157,6 +159,7 @@ class Moved:
         local: LocalEnergy,
         shift: torch.Tensor | None = None,  # (n_atoms, 3) displacement [Å]; None: none
         stretch: torch.Tensor | None = None,  # (3, 3), or one for each structure, of what is displaced; None: none
+        order: int = 2,  # of the highest derivative with the lengths; 1 is enough for forces
     ):
         self.local, graph = local, local.graph
         self.src, self.dst = self.ends = graph.edge_index[:, local.bonds]
@@ -166,10 +169,10 @@ class Moved:
         if shift is not None: vec = vec + shift[self.dst] - shift[self.src]
         self.length = vec.norm(dim=1)
         self.unit = vec / self.length[:, None]
-        sums, n_terms = radial_sums(local.mixing, _basis_at(self.length, local)), local.bend.shape[2]
-        self.phi = sums[0].T  # (n_bonds, 3), with two derivatives
+        sums, n_terms = radial_sums(local.mixing, _basis_at(self.length, local, order)), local.bend.shape[2]
+        self.phi = sums[0].T  # (n_bonds, order + 1), with derivatives
         psi = sums[1:].unflatten(0, (2, -1)).permute(0, 3, 1, 2)
-        self.psi = psi[:, :, :n_terms]  # (2, n_bonds, n_terms, 3), with two derivatives
+        self.psi = psi[:, :, :n_terms]  # (2, n_bonds, n_terms, order + 1), with derivatives
         self.rho = self.gather(self.psi[..., 0])  # (n_atoms, n_terms)
         b, c = local.bend
         self.pull = self.rho * (b + c * self.rho / 2)  # (n_atoms, n_terms): slope of the energy with each density [eV]

@@ -15,18 +15,19 @@ class Radial(NamedTuple):
 
     values: (n_bonds, n_functions)
     first: (n_bonds, n_functions) [1/Å]
-    second: (n_bonds, n_functions) [1/Å²]
+    second: (n_bonds, n_functions) [1/Å²]; None: not asked for
     """
     values: torch.Tensor
     first: torch.Tensor
-    second: torch.Tensor
+    second: torch.Tensor | None
 
-def radial_derivatives(length: torch.Tensor, cutoff: float, n_basis: int) -> Radial:
-    """Compute `graphs.radial_basis` with two derivatives.
+def radial_derivatives(length: torch.Tensor, cutoff: float, n_basis: int, order: int=2) -> Radial:
+    """Compute `graphs.radial_basis` with its derivatives.
 
     length: (n_bonds,) [Å]
     cutoff: [Å]
     n_basis: number of Bessel functions
+    order: of the highest derivative
     returns: `n_basis` functions
     """
 
@@ -84,8 +85,8 @@ def radial_sums(mixing: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Sum over radial functions: many small sums, which are fast with the bonds last.
 
     mixing: (n_sums, n_basis, n_bonds) coefficients
-    basis: (n_basis, 3, n_bonds) radial functions with two derivatives
-    returns: (n_sums, 3, n_bonds)
+    basis: (n_basis, order + 1, n_bonds) radial functions with derivatives
+    returns: (n_sums, order + 1, n_bonds)
     """
 DEGREES: tuple[int, ...]  # of the eight harmonics
 
@@ -117,9 +118,10 @@ class Moved:
     rho: Any
     pull: Any
     angles: Any
-    def __init__(self, local: LocalEnergy, shift: torch.Tensor | None=None, stretch: torch.Tensor | None=None) -> None:
+    def __init__(self, local: LocalEnergy, shift: torch.Tensor | None=None, stretch: torch.Tensor | None=None, order: int=2) -> None:
         """shift: (n_atoms, 3) displacement [Å]; None: none
         stretch: (3, 3), or one for each structure, of what is displaced; None: none
+        order: of the highest derivative with the lengths; 1 is enough for forces
         """
     def gather(self, given: torch.Tensor) -> torch.Tensor:
         """Sum what the bonds give to their two atoms.

@@ -1,5 +1,6 @@
 """Many structures at once, on workers: order, failures, deaths."""
 import random
+from types import SimpleNamespace
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +12,7 @@ from ase.filters import FrechetCellFilter
 from ase.io import read
 from calculators import Fragile, Picky, Sleepy, evaluated_with_torch
 
-from atomrl_nb.optimizer import RelaxMany, RLOptimizer
+from atomrl_nb.optimizer import RelaxMany, RLOptimizer, _parted
 from atomrl_nb.structures import CountedCalculator, InputError, calculator, load, perturb
 from atomrl_nb.workers import ExecutorBroken, Workers
 
@@ -130,3 +131,11 @@ def test_each_structure_has_its_trajectory(tmp_path):
         frames = read(tmp_path / f"way-{k}.traj", ":")
         assert len(frames) == outcome.evaluations
         assert frames[-1].get_potential_energy() == pytest.approx(outcome.energy, abs=1e-9)
+
+
+def test_no_call_of_a_network_outgrows_the_cache():
+    """Four cells of 108 atoms are asked in pairs, 64 of eight atoms in halves, and a large one by itself."""
+    for sizes, parts in (([108] * 4, [2, 2]), ([8] * 64, [32, 32]), ([8, 500, 8], [1, 1, 1])):
+        optimizers = {k: SimpleNamespace(atoms=range(size)) for k, size in enumerate(sizes)}
+        found = _parted(list(optimizers), optimizers)
+        assert [len(part) for part in found] == parts and sum(found, []) == list(optimizers)

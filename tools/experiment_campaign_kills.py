@@ -1,9 +1,10 @@
 """Kill campaigns and their workers with SIGKILL, go on, and hold the folder against one that was never killed.
 
-A campaign is the command `atomrl-relax --work DIR --workers 2` in a process of its own. A kill comes a random moment after
-a random number of results. After each one the folder is read: every line that was there before must still be there, no
-structure may have two, and every number must be that of the campaign that was not killed. At the end the same command
-finishes the work, and relaxes again what killed workers have cost.
+A kill comes a random moment after a random number of results. After each one the folder is read: every line that was there
+before must still be there, no structure may have two, and every number must be that of the campaign that was not killed. At
+the end the same campaign finishes the work, and relaxes again what killed workers have cost. The first chain of kills meets
+the command `atomrl-relax --work DIR --workers 2`; in the others the campaign is forked off this process, which has loaded
+everything.
 """
 import os
 import random
@@ -11,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from atomrl_nb.experiment import Experiment, experiment_main
 from atomrl_nb.jobs import JobSettings
 from atomrl_nb.ledger import RELAXED, RESULTS, read_lines
 from atomrl_nb.structures import load, perturb
+from atomrl_nb.workers import Workers
 
 RESULTS_FOLDER = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 KILLS, STRUCTURES, BAD, WORKERS = 5, 24, 2, 2  # kills in a chain; structures, the bad ones in them, processes
@@ -42,11 +46,30 @@ def make_structures(folder, n=STRUCTURES):
     write(folder / "0001.extxyz", torn)
 
 
-def start(structures, work, *more):
-    """Start the command in a process of its own."""
+def start_command(structures, work):
+    """Start the command in a process of its own; return its process id."""
     options = ["--policy", OPTIONS["policy"], "--fmax", str(OPTIONS["fmax"]), "--workers", str(WORKERS), "--quiet"]
-    command = [sys.executable, "-c", COMMAND, str(structures), "--work", str(work), *options, *more]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", COMMAND, str(structures), "--work", str(work), *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+
+
+def start_fork(structures, work):
+    """Fork a child that relaxes in two threads; return its process id."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            now = campaign(read_starts([structures]), work, JobSettings(**OPTIONS), executor=pool)
+        os._exit(int(now.counts["failed"] > 0))
+    finally:
+        os._exit(3)
+
+
+def ended(pid):
+    """Wait for the end of a child; return its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def children(pid):
@@ -69,10 +92,10 @@ def alive(pid):
         return False
 
 
-def wait_for(work, n, process):
+def wait_for(work, n, goes_on):
     """Wait until a campaign has so many results, or is over."""
-    while len(read_lines(work).rows) < n and process.poll() is None:
-        time.sleep(0.02)
+    while len(read_lines(work).rows) < n and goes_on():
+        time.sleep(0.01)
 
 
 def fate(row):
@@ -107,40 +130,44 @@ def whole_campaign(folder):
     return folder / "structures", folder / "work", {row.id: fate(row) for row in read_lines(folder / "work").rows}
 
 
-def kill_campaigns(structures, work, whole, kills, rng):
+def kill_campaigns(structures, work, whole, kills, rng, start):
     """Kill a campaign again and again, each time after it has gone on; return what each kill has cost."""
     found, rows = [], []
     for _ in range(kills):
-        process = start(structures, work)
-        wait_for(work, len(rows) + rng.randint(1, 4), process)
+        pid = start(structures, work)
+        wait_for(work, len(rows) + rng.randint(1, 4), lambda: alive(pid))
         time.sleep(rng.uniform(0, 0.2))
-        workers = children(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        time.sleep(1)
+        workers = children(pid)
+        os.kill(pid, signal.SIGKILL)
+        ended(pid)
+        time.sleep(1 if workers else 0)
         cost, rows = look(work, rows, whole)
-        found.append(cost | dict(results=len(rows), orphans=sum(map(alive, workers))))
-    code = start(structures, work).wait()
-    return found, rows, code
+        found.append(cost | dict(orphans=sum(map(alive, workers))))
+    return found, ended(start(structures, work))
 
 
 def kill_workers(structures, work, whole, kills, rng):
-    """Kill workers of one campaign, then relax again what that has cost."""
-    process, rows, killed = start(structures, work), [], 0
-    while killed < kills:
-        wait_for(work, len(rows) + rng.randint(1, 4), process)
-        time.sleep(rng.uniform(0, 0.2))
-        workers = children(process.pid)
-        if not workers:
-            break
-        os.kill(rng.choice(workers), signal.SIGKILL)
-        killed, rows = killed + 1, read_lines(work).rows
-    process.wait()
-    cost, rows = look(work, rows, whole)
-    cut_short = {row.id for row in rows if "SIGKILL" in row.reason}
-    code = start(structures, work, "--retry").wait()
-    again = {row.id for row in rows if row.state == "failed"}
-    return [cost | dict(results=len(rows), failed_by_kill=len(cut_short), orphans=0)], rows, code, again, killed
+    """Kill workers of one campaign, then relax again what that has cost: members that were cut short, and how often."""
+    starts, settings, killed = read_starts([structures]), JobSettings(**OPTIONS), [0]
+    with Workers(WORKERS, deaths=1) as workers:
+        over, rows = threading.Event(), []
+        def kill():
+            while killed[0] < kills and not over.is_set():
+                wait_for(work, len(read_lines(work).rows) + rng.randint(1, 3), lambda: not over.is_set())
+                time.sleep(rng.uniform(0, 0.2))
+                with suppress(ProcessLookupError):
+                    os.kill(rng.choice(workers.processes).pid, signal.SIGKILL)
+                    killed[0] += not over.is_set()
+        killer = threading.Thread(target=kill)
+        killer.start()
+        campaign(starts, work, settings, executor=workers)
+        over.set()
+        killer.join()
+        cost, rows = look(work, [], whole)
+        again = {row.id for row in rows if row.state == "failed"}
+        now = campaign(starts, work, settings, executor=workers, retry=True)
+    cost |= dict(orphans=0, failed_by_kill=sum("SIGKILL" in row.reason for row in rows))
+    return [cost], int(now.counts["failed"] > 0), again, killed[0]
 
 
 def cases(seeds: int, quick: bool) -> list:
@@ -156,10 +183,11 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
     shutil.rmtree(mine, ignore_errors=True)
     kills, again = 1 if quick else KILLS, ()
     if case["what"] == "campaign":
-        found, rows, code = kill_campaigns(structures, mine, whole, kills, rng)
+        begin = start_command if case["chain"] == 0 and not quick else start_fork
+        found, code = kill_campaigns(structures, mine, whole, kills, rng, begin)
     else:
-        found, rows, code, again, kills = kill_workers(structures, mine, whole, kills, rng)
-    last, rows = look(mine, rows, whole, again)
+        found, code, again, kills = kill_workers(structures, mine, whole, kills, rng)
+    last, rows = look(mine, [], whole, again)
     newest = {row.id: fate(row) for row in rows}
     total = {name: sum(cost[name] for cost in [*found, last | dict(orphans=0)])
              for name in ("lost", "doubled", "wrong", "torn", "orphans")}

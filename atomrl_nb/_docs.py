@@ -196,6 +196,10 @@ DOCS = {
         'compute': 'Compute energies, forces and virials.\n\ngraph: one or many structures, with edges\ntraining: whether forces will be differentiated once more',
         'LearnedCalculator.__init__': 'model: in double precision, so that small forces are smooth',
     },
+    'engines': {
+        'RayExecutor.__init__': 'max_workers: tasks at a time\naddress: of a cluster, such as "auto" or "ray://head:10001"; empty: a local one is started',
+        'engine': 'Make an executor; what is local starts by itself.\n\nspec: one of `ENGINES`\nworkers: lists of structures that are worked on at a time',
+    },
     'environment': {
         'EnvironmentSettings': "What an episode is and what it pays.\n\nfmax: an episode ends when the largest force norm is at most this [eV/Å]\nmax_steps: an episode is cut off after this many steps\nperturb: amplitude of the start displacement [Å]\nperturb_kind: one of `structures.PERTURBATIONS`\nr0: smallest allowed distance of two atoms [Å]; None: from the structures\nr0_factor: instead of `r0`: share of the sum of both covalent radii\ncorrection_mode: one of `constraints.CORRECTION_MODES`\nreward: one of `REWARDS`\nhybrid_weights: of the three parts of the hybrid reward\nstep_cost: lost at every step, in units of the reward's size, where the reward is one for progress\ncorrection_weight: of `correction_reward`, in the same units\ncorrection_form: one of `constraints.CORRECTION_FORMS`\nenv_features: names of `ENV_FEATURES` that the observation carries\nhistory: whether the observation carries the previous move and forces",
         'smallest_distance': 'Derive `r0` as a share of the closest pair found in the structures.\n\nstructures: `ase.Atoms`\nshare: of the smallest distance in them\nreturns: [Å]',

@@ -19,7 +19,7 @@ from ase import Atoms
 
 from .checkpoints import disk_errors
 from .experiment import plain, policy_id
-from .jobs import JobSettings, failed, id_of, relax_job, with_recipes
+from .jobs import Ended, JobSettings, failed, id_of, relax_job, with_recipes
 from .learned import find_policy, shipped_policies
 from .ledger import Kept, Ledger, Status, claimed, fingerprint, status
 from .structures import InputError, check_structure, load, perturb, printable
@@ -121,30 +121,43 @@ def hand_out(
         while waiting or going:
             while waiting and len(going) < AHEAD * workers:
                 some = waiting.popleft()
-                going[_submitted(executor, some, settings)] = some
+                going[_submitted(executor, relax_job, _copies(some), settings)] = some
             note([start.id for some in going.values() for start in some])
             for future in wait(going, return_when=FIRST_COMPLETED).done:
-                some = going.pop(future)
-                ended = _results(future, some)
-                for one in ended: keep(one)
-                if not ended: waiting.extendleft([start] for start in some)
+                came = _came(future, going.pop(future))
+                for one in came.ended: keep(one)
+                waiting.extendleft([start] for start in came.again)
+                if came.doubtful: going[_submitted(executor, abs, -1)] = came.doubtful
     finally:
         for future in going: future.cancel()
 
-def _submitted(executor, some, settings):
-    "Hand over copies, which have no calculators."
+def _copies(some):
+    "Make copies that have no calculators, under the names that they have here."
     copies = [start.atoms.copy() for start in some]
     for copy, start in zip(copies, some): copy.info["source"] = start.id
-    try: return executor.submit(relax_job, copies, settings)
+    return copies
+
+def _submitted(executor, *task):
+    "Hand over a task."
+    try: return executor.submit(*task)
     except RuntimeError as error: raise ExecutorBroken(BROKEN.format(error)) from error
 
-def _results(future, some):
-    "Take what came back; nothing where nobody knows which of several structures was at fault."
-    try: return future.result()
+class _Came(NamedTuple):
+    "What came back from an engine."
+    ended: list  # of `Ended`
+    again: list = []  # of `Start`: nobody knows which of them was at fault
+    doubtful: list = []  # one `Ended`: did the structure fail, or the engine?
+
+def _came(future, some):
+    "Take what came back of a list of `Start`; or a sign of life, behind which an `Ended` waits."
+    waits = isinstance(some[0], Ended)
+    try: return _Came(some if waits and future.result() else future.result())
     except (BrokenExecutor, CancelledError) as error: raise ExecutorBroken(BROKEN.format(error)) from error
     except Exception as error:  # whatever an engine raises
-        said = str(error) if isinstance(error, WorkerDied) else f"{type(error).__name__}: {error}"
-        return [failed(some[0].id, said)] if len(some) == 1 else []
+        if waits: raise ExecutorBroken(BROKEN.format(some[0].reason)) from error
+        if len(some) > 1: return _Came([], some)
+        if isinstance(error, WorkerDied): return _Came([failed(some[0].id, str(error))])
+        return _Came([], [], [failed(some[0].id, f"{type(error).__name__}: {error}")])
 
 # %% ../nbs/12l_campaign.ipynb #12l00018
 def campaign(

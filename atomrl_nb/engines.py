@@ -58,4 +58,5 @@ def engine(
     if spec == "local": return Workers(workers, deaths=1)
     if name != "executorlib": raise InputError(f"Unknown engine {spec!r}; known: {', '.join(ENGINES)}.")
     kinds = {"": "SingleNodeExecutor", "slurm": "SlurmJobExecutor", "flux": "FluxJobExecutor"}
-    return getattr(_imported("executorlib"), kinds[check_name(where, kinds, "place for executorlib")])(max_workers=workers)
+    kind = kinds[check_name(where, kinds, "place for executorlib")]
+    return getattr(_imported("executorlib"), kind)(max_workers=workers)

@@ -59,6 +59,7 @@
       if (query !== input.value.trim()) return;
       const found = search(query), asked = plain(query.split(/\s+/)[0]);
       list.replaceChildren(...found.map(entry => shown(entry, asked)));
+      list.dataset.asked = query;
       if (!found.length) said(list, "atomrl-text", "Nothing found. The glossary and the page of all settings list every name.");
     };
     input.addEventListener("input", look);

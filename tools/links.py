@@ -1,4 +1,4 @@
-"""Check the built site: every internal link leads somewhere, and no page loads anything from the network."""
+"""Check the built site: links lead somewhere, images have alt texts, and nothing is loaded from the network."""
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +10,7 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.anchors, self.links, self.loads = set(), [], []
+        self.anchors, self.links, self.loads, self.silent = set(), [], [], 0
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
@@ -19,6 +19,7 @@ class Page(HTMLParser):
         self.anchors |= {attrs.get("id"), attrs.get("name")}
         if tag == "a" and "href" in attrs:
             self.links.append(attrs["href"] or "")
+        self.silent += tag == "img" and not (attrs.get("alt") or "").strip()
         if tag in ("script", "img", "iframe", "source", "video") and attrs.get("src"):
             self.loads.append(attrs["src"])
         if tag == "link" and attrs.get("rel") in ("stylesheet", "icon", "preload", "modulepreload"):
@@ -26,7 +27,9 @@ class Page(HTMLParser):
 
 
 def faults(path, page, pages, linked):
-    """Yield what is wrong with one page's links, and add the pages that it leads to to `linked`."""
+    """Yield what is wrong with one page's links and images, and add the pages that it leads to to `linked`."""
+    if page.silent:
+        yield f"images without alt text: {page.silent}; begin their cells with `#| fig-alt: \"...\"`"
     for link in page.links + page.loads:
         url = urlsplit(link)
         if url.scheme or url.netloc:

@@ -5,7 +5,6 @@ Screenshots are kept in `_screenshots/`. Needs Debian's Chromium and the extra `
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -16,15 +15,10 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS, SHOTS, TUTORIAL = ROOT / "_docs", ROOT / "_screenshots", "01_first_structure.ipynb"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-         "--ignore-gpu-blocklist", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+SHOTS, TUTORIAL = ROOT / "_screenshots", "01_first_structure.ipynb"
 BOUNDED = 60_000  # ms, for any single wait
 
 pytestmark = pytest.mark.browser
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium: apt-get install chromium", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'atomrl_nb[browser]'")
 
 
@@ -45,24 +39,6 @@ VIEWED = viewed()
 def test_the_pages_that_are_visited_are_all_that_have_a_view(site):
     assert {path.relative_to(site).as_posix() for path in site.rglob("*.html") if '<div class="atomrl-view">' in path.read_text(encoding="utf-8")} == VIEWED.keys()
     assert {"monitor.html", "view.html", f"tutorials/{TUTORIAL[3:-6]}.html"} <= VIEWED.keys()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless browser that draws in software."""
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The built site, built anew unless one is there that is newer than every notebook."""
-    built, newest = DOCS / "ngl" / "view.js", max(path.stat().st_mtime for path in (ROOT / "nbs").rglob("*.ipynb"))
-    if not built.exists() or built.stat().st_mtime < newest:
-        subprocess.run([sys.executable, "tools/docs.py"], cwd=ROOT, check=True, timeout=600, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    return DOCS
 
 
 def watched(browser, allowed, **options):

@@ -70,7 +70,7 @@ def test_dark_pages_are_dark(chromium, site):
     for part in ("body", "#quarto-sidebar", "#quarto-header > .navbar", ".atomrl-search input"):
         colors = page.locator(part).evaluate("e => { const s = getComputedStyle(e); return [s.backgroundColor, s.color].map(c => c.match(/[0-9]+/g).slice(0, 3).map(Number)); }")
         assert sum(colors[0]) < 200 < sum(colors[1]), part
-    assert page.evaluate("document.querySelector('.atomrl-view').atomrl.panels[0].stage.parameters.backgroundColor.value") == "#1e1e1e"
+    assert page.evaluate("document.querySelector('.atomrl-view').atomrl.panels[0].stage.getParameters().backgroundColor") == "#1e1e1e"
     page.close()
 
 

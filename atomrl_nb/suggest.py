@@ -188,7 +188,8 @@ def settings_file(
     seen, group = found.measured, ""
     kind = f"{seen.n_atoms} atoms ({', '.join(seen.elements)})"
     lines = [f"# Suggested for structures of {kind} after {seen.calls} force evaluations.",
-             "# Planning saves most: add --planner (guide/06_reinforcement.ipynb)."]
+             "# They are for TD3. A planner needs fewer evaluations, and none of them: atomrl-train --planner "
+             "(guide/06_reinforcement.ipynb)."]
     if not found.reasons: lines.append("# The defaults suit these structures.")
     for reason in sorted(found.reasons, key=lambda reason: reason.name.rpartition(".")[0]):  # plain names come first
         before, _, name = reason.name.rpartition(".")

@@ -1,4 +1,4 @@
-"""Does a training of stiff clusters gain by a stiffness and an amplitude of their own?"""
+"""Does a training of stiff clusters gain by a stiffness, an amplitude or a penalty of its own?"""
 import sys
 import time
 from dataclasses import replace
@@ -24,7 +24,7 @@ SYSTEMS = {"lj13": "lj13", "clusters": "lj-clusters"}  # in units in which sigma
 HELD_OUT = {"lj13": "lj13", "clusters": "lj-clusters-validation"}
 AMPLITUDE = 0.1  # Å, of the held-out starts
 ARMS = {"defaults": (), "amplitude": ("environment.perturb",), "stiffness": ("network.stiffness",),
-        "both": ("environment.perturb", "network.stiffness")}
+        "penalty": ("td3.deviation_weight",)}
 SMALLER = 0.2  # Å: with it, no start of lj13 begins inside the wall; with the default of 0.3 Å every third does
 COMMON = Settings(calculator="lj", device="cpu", n_envs=8, updates_per_step=0.25, evaluation_interval=0,
                   environment=EnvironmentSettings(fmax=0.05), network=NetworkSettings(channels=8, layers=1))
@@ -49,7 +49,8 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
     structures = load(SYSTEMS[case["system"]])
     settings = replace(COMMON, seed=case["seed"], steps=budget, structures=(SYSTEMS[case["system"]],),
                        expert=replace(COMMON.expert, schedule_steps=budget // 2))
-    values = {"environment.perturb": SMALLER, "network.stiffness": round(look(structures, as_calculator("lj")).stiffness)}
+    values = {"environment.perturb": SMALLER, "td3.deviation_weight": 10.0,
+              "network.stiffness": round(look(structures, as_calculator("lj")).stiffness)}
     for name in ARMS[case["arm"]]:
         settings = with_value(settings, name, values[name])
     trainer = Trainer(settings, structures)
@@ -87,7 +88,7 @@ def tell(row: dict) -> str:
     return f"{row['system']}, {row['arm']}, seed {row['seed']}: {row['evaluations']} evaluations, {row['failed']} failed, {row['left']} eV/Å left {row['changed']}"
 
 
-EXPERIMENT = Experiment("suggest", "Does a training of stiff clusters gain by a stiffness and an amplitude of their own?",
+EXPERIMENT = Experiment("suggest", "Does a training of stiff clusters gain by a stiffness, an amplitude or a penalty of its own?",
                         cases, measure, dict(budget=BUDGET, starts=STARTS, amplitude=AMPLITUDE, systems=SYSTEMS), seeds=4,
                         tell=tell, summary=summary)
 

@@ -123,12 +123,12 @@ def _target(seen, structures, settings):
         "near it hardly ever.")
 
 def _amplitude(seen, structures, settings):
-    "Begin outside the wall."
+    "Begin outside the wall, where most starts would begin inside."
     def inside(amplitude):
         tried = replace(settings, environment=replace(settings.environment, perturb=amplitude))
         return (near_the_wall(structures, tried) < 1).mean()
     usual = settings.environment.perturb
-    if inside(usual) <= 0.05: return None
+    if inside(usual) <= 0.5: return None
     fit = next((x for x in usual * np.array([0.67, 0.5, 0.33, 0.2, 0.1]) if inside(x) <= 0.05), 0.05 * usual)
     return _rounded(fit), (
         f"With {usual:g} Å, {100 * inside(usual):.0f} % of the starts begin with atoms closer than r0. Most of such "

@@ -1,5 +1,6 @@
 """Suggested settings: few calls, sound values, a sentence and a page for each, and no training."""
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from atomrl_nb.cli import train_main
 from atomrl_nb.diagnostics import METRIC_GUIDE
 from atomrl_nb.settings import Settings, check_settings, settings_from
 from atomrl_nb.structures import CountedCalculator, InputError, load
-from atomrl_nb.suggest import RULES, USUAL, settings_file, suggest_settings
+from atomrl_nb.suggest import RULES, USUAL, near_the_wall, settings_file, suggest_settings
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 SLAB = fcc100("Cu", (2, 2, 3), vacuum=6)
@@ -26,7 +27,7 @@ def names(found):
 
 @pytest.mark.parametrize("structures, calculator, wanted", [
     (load("cuau4"), "emt", {"buffer_capacity"}),
-    (load("lj13"), "lj", {"environment.perturb"}),
+    (load("lj13"), "lj", {"td3.deviation_weight"}),
     ([SLAB], "emt", set())])
 def test_each_kind_of_structure_gets_what_it_asks_for(structures, calculator, wanted):
     found = suggest_settings(structures, calculator)
@@ -73,6 +74,13 @@ def test_other_units_are_seen():
 
     reason, = [one for one in suggest_settings([SLAB], Thousandfold()).reasons if one.name == "network.stiffness"]
     assert reason.value > 3000 and "does not give eV and Å" in reason.why
+
+
+def test_starts_inside_the_wall_are_brought_outside():
+    far = replace(Settings(), environment=replace(Settings().environment, perturb=0.6))
+    assert (near_the_wall(load("lj13"), far) < 1).mean() > 0.5
+    found = suggest_settings(load("lj13"), "lj", far)
+    assert "environment.perturb" in names(found) and (near_the_wall(load("lj13"), found.settings) < 1).mean() < 0.1
 
 
 def test_fixed_atoms_and_lone_atoms_are_no_obstacle():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged',
            'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed',
-           'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown',
+           'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown',
            'plot_effects']
 
 # %% ../nbs/13f_experiments.ipynb #13f0038
@@ -193,20 +193,26 @@ def by_seed(
     "Find one number for each seed of an arm."
     return {row["seed"]: row[value] for row in rows if (row["system"], row["arm"]) == (system, arm)}
 
-def difference(
+def paired(
     rows: list,
     system: str,
     arm: str,
     baseline: str,
-    value: str = "evaluations",
-) -> dict | None:  # None: no seed has both
-    "Compare two arms, paired by seed."
-    mine, theirs = by_seed(rows, system, arm, value), by_seed(rows, system, baseline, value)
-    change = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-    if not change: return None
-    low, high = interval(change, 4000, np.mean)
-    return dict(seeds=len(change), difference=round(float(np.mean(change)), 3),
-                interval=[round(low, 3), round(high, 3)], better=sum(x < 0 for x in change))
+) -> dict:  # seed -> evaluations of the arm less those of the baseline
+    "Compare two arms seed by seed."
+    mine, theirs = by_seed(rows, system, arm), by_seed(rows, system, baseline)
+    return {seed: mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())}
+
+def difference(
+    *change: dict,  # of `paired`, one a system; only seeds that all have count
+) -> dict | None:  # None: no seed has all
+    "Take the mean over systems and seeds, with its interval."
+    seeds = sorted(set.intersection(*(set(each) for each in change)))
+    if not seeds: return None
+    found = [float(np.mean([each[seed] for each in change])) for seed in seeds]
+    low, high = interval(found, 4000, np.mean)
+    return dict(seeds=len(seeds), difference=round(float(np.mean(found)), 3),
+                interval=[round(low, 3), round(high, 3)], better=sum(x < 0 for x in found))
 
 # %% ../nbs/13f_experiments.ipynb #13f0062
 def compared(
@@ -221,8 +227,8 @@ def compared(
             if not mine: continue
             mean = round(float(np.mean([row["evaluations"] for row in mine])), 3)
             failed = round(float(np.mean([row["failed"] / len(row["counts"]) for row in mine])), 4)
-            paired = difference(rows, system, arm, baseline) if arm not in (baseline, "BFGS") else None
-            out.append(dict(system=system, arm=arm, seeds=len(mine), evaluations=mean, failed=failed) | (paired or {}))
+            found = difference(paired(rows, system, arm, baseline)) if arm not in (baseline, "BFGS") else None
+            out.append(dict(system=system, arm=arm, seeds=len(mine), evaluations=mean, failed=failed) | (found or {}))
     return out
 
 def as_text(
@@ -360,19 +366,22 @@ def as_markdown(
     "Write a result as a table of means, failed starts, and differences with their intervals."
     systems = list(dict.fromkeys(entry["system"] for entry in result["summary"]))
     head = "".join(f" {system} | failed | less the baseline, 95 % |" for system in systems)
-    lines = [f"| arm |{head}", "|---|" + "---:|" * 3 * len(systems)]
+    lines = [f"| arm |{head} over all systems |", "|---|" + "---:|" * (3 * len(systems) + 1)]
     for arm, found in effects(result, only):
-        lines.append(f"| {arm} |" + "".join(_cells(found.get(system)) for system in systems))
+        each = [paired(result["rows"], system, arm, result["baseline"]) for system in systems if system in found]
+        both = {} if arm in ("BFGS", result["baseline"]) else difference(*each)
+        lines.append(f"| {arm} |" + "".join(_cells(found.get(system)) for system in systems) + f" {_shown(both)} |")
     return "\n".join(lines)
+
+def _shown(found):
+    "Write a difference with its interval."
+    if not found or "difference" not in found: return "–"
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(found["difference"], *found["interval"])
 
 def _cells(entry):
     "Write the three cells of one arm on one system."
     if entry is None: return " – | – | – |"
-    shown = "–"
-    if "difference" in entry:
-        low, high = entry["interval"]
-        shown = f"{entry['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f" {entry['evaluations']:.1f} | {100 * entry['failed']:.0f} % | {shown} |"
+    return f" {entry['evaluations']:.1f} | {100 * entry['failed']:.0f} % | {_shown(entry)} |"
 
 # %% ../nbs/13f_experiments.ipynb #13f0076
 def plot_effects(

@@ -6,7 +6,7 @@ from ase import Atoms
 from .experiment import Experiment
 from .learner import Trainer
 from .settings import Settings
-__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown', 'plot_effects']
+__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown', 'plot_effects']
 
 @dataclass(frozen=True)
 class System:
@@ -117,10 +117,17 @@ def by_seed(rows: list, system: str, arm: str, value: str='evaluations') -> dict
     returns: seed -> number
     """
 
-def difference(rows: list, system: str, arm: str, baseline: str, value: str='evaluations') -> dict | None:
-    """Compare two arms, paired by seed.
+def paired(rows: list, system: str, arm: str, baseline: str) -> dict:
+    """Compare two arms seed by seed.
 
-    returns: None: no seed has both
+    returns: seed -> evaluations of the arm less those of the baseline
+    """
+
+def difference(*change: dict) -> dict | None:
+    """Take the mean over systems and seeds, with its interval.
+
+    change: of `paired`, one a system; only seeds that all have count
+    returns: None: no seed has all
     """
 
 def compared(study: Study, rows: list) -> list:

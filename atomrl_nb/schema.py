@@ -46,7 +46,7 @@ RUN = dict(
     seed=Rule(whole(0, 2**32 - 1), "", "repeats a run"),
     device=Rule(Literal["auto", "cpu", "cuda"], "", "a GPU where there is one"),
     n_envs=Rule(whole(1, 4096), "environments", "one pass of the actor serves all; diagnostics.json has 8 and 16"),
-    buffer_capacity=Rule(whole(1, LONG), "transitions", "memory.json: 1,000, 5,000 and 100,000"),
+    buffer_capacity=Rule(whole(1, LONG), "transitions", "memory.json: 1,000, 5,000, 100,000; guide.json: both ends"),
     learning_starts=Rule(whole(0, LONG), "steps", "16 steps of each environment: a first batch that is not all alike"),
     updates_per_step=Rule(above(0, 1000), "1/step", "diagnostics.json has 0.05, 0.5 and 1"),
     batch_size=Rule(whole(1, 65536), "transitions", "networks.json: updates a second; diagnostics.json has 16 and 32"),
@@ -82,7 +82,7 @@ NETWORK = dict(
     powers=Rule(bool, "", "the Lennard-Jones policy has them, for its steep walls"),
     angles=Rule(whole(0, 16), "densities", "fit.json: 0 and 4"),
     env_input_dim=Rule(whole(0, 1000), "numbers", "gate.json; set by `environment.env_features`"),
-    tail_mlp=Rule(Literal["env", "always"], "", "tail.json"))
+    tail_mlp=Rule(Literal["env", "always"], "", "guide.json: both; tail.json"))
 
 # %% ../nbs/00b_schema.ipynb #0b5000d
 ENVIRONMENT = dict(
@@ -98,7 +98,7 @@ ENVIRONMENT = dict(
     reward=Rule(TEXT, "", "guide, part II: the log ratio of forces"),
     hybrid_weights=Rule(tuple[number(0, 1e6), number(0, 1e6), number(0, 1e6)], "", "the original's"),
     step_cost=Rule(number(0, 1e6), "", "makes standing still cost more than a move that halves the force"),
-    correction_weight=Rule(number(0, 1e6), "", "constraints.json: 0 and 0.5; diagnostics.json has 5"),
+    correction_weight=Rule(number(0, 1e6), "", "constraints.json and guide.json: 0 and 0.5; diagnostics.json has 5"),
     correction_form=Rule(Literal["severe", "linear"], "", "guide, part II: 90 % corrected is a very bad action"),
     env_features=Rule(LIST, "", "gate.json: none and all"),
     history=Rule(bool, "", "follows `network.history`"))
@@ -130,7 +130,7 @@ TD3 = dict(
     exploration_noise=Rule(number(0, 10), "", "diagnostics.json: 0.001 and 0.3"),
     target_policy_noise=Rule(number(0, 10), "", "diagnostics.json: 0 and 0.1"),
     target_noise_clip=Rule(number(0, 10), "", "three times the noise, a little more than TD3's 2.5"),
-    deviation_weight=Rule(number(0, 1e6), "1/Å²", "constraints.json: 0 and 10; diagnostics.json has 1e4"),
+    deviation_weight=Rule(number(0, 1e6), "1/Å²", "constraints.json, guide.json: 0 and 10; diagnostics.json has 1e4"),
     deviation_weight_end=Rule(number(0, 1e6) | None, "1/Å²",
                               "it stays, unless a run is to begin or end without the penalty"),
     deviation_steps=Rule(whole(1, LONG), "steps", "as long as the expert's schedule"),
@@ -138,7 +138,7 @@ TD3 = dict(
                           "guide, part II; the stored move is that of an older actor"),
     deviation_through=Rule(bool, "", "guide, part II"),
     deviation_scaled=Rule(bool, "", "makes one number fit all rewards"),
-    q_weight=Rule(number(0, 1e6), "", "reinforcement.json: 0 and 1; diagnostics.json has 10"),
+    q_weight=Rule(number(0, 1e6), "", "reinforcement.json: 0 and 1; guide.json: 1; diagnostics.json has 10"),
     imitation_weight=Rule(number(0, 1e6), "", "reinforcement.json: 0 and 1"),
     q_filter=Rule(bool, "", "expert.json: on beside `imitate_steps`"),
     secant_weight=Rule(number(0, 1e6), "", "reinforcement.json: 0 and 1"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from atomrl_nb.experiment import plain, read_result, run_experiment
-from atomrl_nb.experiments import (REFERENCES, STUDIES, Study, compared, crystals, difference, experiment_of, held_out,
+from atomrl_nb.experiments import (REFERENCES, STUDIES, Study, compared, crystals, difference, experiment_of, held_out, paired,
                                    quickly, settings_of, trained)
 
 SAVED = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
@@ -60,8 +60,8 @@ def test_what_is_tested_on_is_not_trained_on():
 def test_differences_are_paired_by_seed():
     rows = [dict(system="s", arm=arm, seed=seed, evaluations=10.0 * seed + n, failed=0, counts=[1])
             for arm, n in (("a", 0), ("b", -1)) for seed in range(4)]
-    assert difference(rows, "s", "b", "a") == dict(seeds=4, difference=-1.0, interval=[-1.0, -1.0], better=4)
-    assert difference(rows[:-2], "s", "b", "a")["seeds"] == 2
+    assert difference(paired(rows, "s", "b", "a")) == dict(seeds=4, difference=-1.0, interval=[-1.0, -1.0], better=4)
+    assert difference(paired(rows[:-2], "s", "b", "a"))["seeds"] == 2
     by_arm = {row["arm"]: row for row in compared(Study("x", "?", {"a": {}, "b": {}}, ("s",)), rows)}
     assert "difference" not in by_arm["a"] and by_arm["b"]["better"] == 4
 

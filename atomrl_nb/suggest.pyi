@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase.calculators.calculator import BaseCalculator
 from .settings import Settings
-__all__ = ['SHARE', 'TINY', 'FAR', 'AT_MOST', 'DENSE', 'USUAL', 'RULES', 'Measured', 'measure', 'near_the_wall', 'Reason', 'Suggestion', 'with_value', 'suggest_settings', 'settings_file']
+__all__ = ['SHARE', 'TINY', 'FAR', 'AT_MOST', 'DENSE', 'SMALL', 'USUAL', 'RULES', 'Measured', 'measure', 'near_the_wall', 'Reason', 'Suggestion', 'with_value', 'suggest_settings', 'settings_file']
 SHARE: float  # of the shortest distance: displacements that show the stiffness, and the noise
 TINY: float  # of the shortest distance: displacements that show the stiffness, and the noise
 FAR: float  # Å: atoms farther apart do not hold each other
@@ -39,6 +39,7 @@ def near_the_wall(structures: list, settings: Settings, draws: int=40) -> np.nda
     structures: `ase.Atoms`
     returns: (draws,) shortest distance in each start, in units of r0; infinite where it is far above
     """
+SMALL: int  # atoms: for fewer, the default memory is small beside what machines have
 USUAL: tuple[float | int, ...]  # times `network.stiffness`: as `diagnostics` judges it
 
 class Reason(NamedTuple):

@@ -12,6 +12,7 @@ from ase.constraints import FixAtoms
 
 from atomrl_nb.cli import train_main
 from atomrl_nb.diagnostics import METRIC_GUIDE
+from atomrl_nb.memory import suggest_capacity
 from atomrl_nb.settings import Settings, check_settings, settings_from
 from atomrl_nb.structures import CountedCalculator, InputError, load
 from atomrl_nb.suggest import RULES, USUAL, near_the_wall, settings_file, suggest_settings
@@ -26,7 +27,7 @@ def names(found):
 
 
 @pytest.mark.parametrize("structures, calculator, wanted", [
-    (load("cuau4"), "emt", {"buffer_capacity"}),
+    (load("cuau4"), "emt", set()),
     (load("lj13"), "lj", {"td3.deviation_weight"}),
     ([SLAB], "emt", set())])
 def test_each_kind_of_structure_gets_what_it_asks_for(structures, calculator, wanted):
@@ -63,6 +64,13 @@ def test_the_target_follows_the_noise(noise, fmax):
     assert suggest_settings([SLAB], Noisy()).settings.environment.fmax == pytest.approx(fmax, rel=0.25)
 
 
+def test_a_memory_that_has_no_room_is_made_smaller():
+    seen = suggest_settings([SLAB], EMT()).measured
+    (_, rule, _), = [one for one in RULES if one[0] == "buffer_capacity"]
+    assert rule(seen, [SLAB], Settings()) is None
+    assert rule(seen._replace(n_atoms=2000), [SLAB], Settings())[0] == suggest_capacity(2000) < Settings().buffer_capacity
+
+
 def test_other_units_are_seen():
     class Thousandfold(EMT):
         """EMT in meV."""
@@ -87,7 +95,7 @@ def test_fixed_atoms_and_lone_atoms_are_no_obstacle():
     half = SLAB.copy()
     half.set_constraint(FixAtoms(mask=half.get_tags() > 1))
     assert 3 < suggest_settings([half], EMT()).measured.stiffness < 24
-    assert names(suggest_settings([Atoms("Cu")], EMT())) == {"buffer_capacity"}
+    assert names(suggest_settings([Atoms("Cu")], EMT())) == set()
 
 
 @pytest.mark.parametrize("spoil, said", [(lambda f: np.inf * f, "not finite"), (lambda f: f[:1], "not finite"),
@@ -107,7 +115,7 @@ def test_a_bad_calculator_is_a_sentence(spoil, said):
 
 def test_the_command_prints_a_file_and_trains_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert train_main(["cuau4", "--suggest"]) == 0
+    assert train_main(["lj13", "--suggest"]) == 0
     assert settings_from(tomllib.loads(capsys.readouterr().out)) != Settings() and not list(tmp_path.iterdir())
     for wrong in (["--run", "x"], ["--steps", "9"], ["--planner"], ["--settings", "x.toml"]):
         assert train_main(["cuau4", "--suggest", *wrong]) == 2

@@ -59,8 +59,9 @@ export: $(READY)  ## write the package and its stubs from the notebooks, and cle
 	$(PYTHON) -c "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
 	$(PYTHON) tools/stubs.py
 
-outputs: $(READY)  ## run every notebook and save its outputs
+outputs: $(READY)  ## run every notebook and save its outputs, and copy those of the guide into its Chinese pages
 	$(PYTHON) tools/notebooks.py --save
+	$(PYTHON) tools/translate.py
 
 readme: $(READY)  ## write README.md from nbs/index.ipynb
 	$(PYTHON) tools/readme.py

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 ALFE = Path(__file__).resolve().parents[2] / "shared" / "data" / "alfe"
 FMAX, CAP, PERTURB, STARTS = 0.01, 60, 0.5, 12
 FIT = FitSettings(updates=400, checks=4)
-PLAYED = (100, 200, 400)
+PLAYED = (100, 400)
 RIVALS = ("BFGSTuned", "BFGSLineSearch")
 
 

@@ -25,7 +25,7 @@ from .constraints import CORRECTION_FORMS, CORRECTION_MODES, correct_action, cor
 from .graphs import ENV_FEATURES, AtomGraph, environment_features
 from .neighbours import closest_pair
 from .structures import InputError, TOO_CLOSE, check_name, fixed_mask, perturb
-from .workers import begin_afresh
+from .workers import begin_afresh, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def ask(
         if not (np.isfinite(forces).all() and math.isfinite(energy)):
             raise ValueError("forces or energy are not finite")
     except Exception as error:  # whatever a calculator raises
-        raise self.failure(atoms, f"{type(error).__name__}: {error}") from error
+        raise self.failure(atoms, reason_of(error)) from error
     finally: atoms.calc = None
     self.in_a_row = 0
     return Evaluation(forces, energy)

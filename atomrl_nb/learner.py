@@ -7,6 +7,7 @@ __all__ = ['METRICS', 'COUNTED', 'NOTED', 'Trainer', 'to_device', 'loop_state', 
 
 # %% ../nbs/09b_learner.ipynb #9bb0004
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import fields, replace
 
 import numpy as np
@@ -36,8 +37,9 @@ class Trainer(Player):
         settings: Settings,  # of the whole run
         structures: list,  # `ase.Atoms` that episodes start from
         make: Callable | None = None,  # () -> calculator; None: that of the settings
+        executor: Executor | None = None,  # whose workers compute; None: here
     ):
-        super().__init__(settings, structures, make)
+        super().__init__(settings, structures, make, executor)
         self.validation = load(*settings.validation) if settings.validation else structures
         self.sampler = torch.Generator().manual_seed(settings.seed + 1)
         self.owed_updates, self.log = 0.0, {}  # updates that are due, means of what the last ones logged
@@ -121,5 +123,5 @@ def load_loop_state(
         noted = {name: saved[name] for name in NOTED} | dict(slots=[tuple(slot) for slot in saved["slots"]])
         hessian, visited = (mine[name].numpy().copy() for name in ("hessian", "visited"))
         trainer.episodes[k] = Episode(**noted, hessian=hessian, positions=list(visited))
-    for k in list(trainer.waiting): trainer.begin_episode(k)
+    if trainer.waiting: trainer.begin_episodes(list(trainer.waiting))
     trainer.graph = trainer.observe(trainer.environments)

@@ -8,6 +8,7 @@ __all__ = ['EPISODES', 'Player', 'Episode', 'ExpertMove', 'Played', 'direction',
 # %% ../nbs/09a_player.ipynb #9ab0004
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from .memory import Batch, ReplayMemory
 from .settings import Settings
 from .structures import calculator
 from .td3 import TD3Agent
+from .workers import Recipe, Remote, as_recipe
 
 # %% ../nbs/09a_player.ipynb #712f3b7c
 class Player:
@@ -36,16 +38,21 @@ class Player:
         settings: Settings,  # of the whole run
         structures: list,  # `ase.Atoms` that episodes start from
         make: Callable | None = None,  # () -> calculator; None: that of the settings
+        executor: Executor | None = None,  # whose workers compute, for all environments side by side; None: here
     ):
         s, self.settings, self.structures = settings, settings, structures
         device = "cuda" if s.device == "cuda" or s.device == "auto" and torch.cuda.is_available() else "cpu"
         env = resolve_r0(s.environment, structures)
         env = replace(env, history=env.history or s.network.history)  # what the network asks for is observed
         self.make = make or partial(calculator, s.calculator)
-        calc = self.make()
-        seeds = [[s.seed, 1, k] for k in range(s.n_envs)]
-        warm = s.calculator.startswith("warm:")
-        self.environments = [Environment(structures, calc, env, s.network.reach, seed, warm=warm) for seed in seeds]
+        recipe = Recipe(make) if make else as_recipe(s.calculator)
+        if executor is not None: self.make = partial(Remote, recipe, executor)
+        self.threads = None if executor is None else ThreadPoolExecutor(s.n_envs)  # one waits for each environment
+        shared = self.make() if executor is None else None
+        calculators = [shared if executor is None else Remote(recipe, executor, k) for k in range(s.n_envs)]
+        options = dict(settings=env, cutoff=s.network.reach, warm=recipe.warm)
+        self.environments = [Environment(structures, calc, seed=[s.seed, 1, k], **options)
+                             for k, calc in enumerate(calculators)]
         network = replace(s.network, env_input_dim=len(env.env_features))
         self.agent = TD3Agent(network, s.td3, self.environments[0].r0, s.seed, device, env.correction_mode)
         self.memory = ReplayMemory(s.buffer_capacity, s.memory, s.td3.gamma)
@@ -74,22 +81,35 @@ class Episode:
     rollout_left: int = 0  # steps that the expert has still to take
 
 @patch
-def begin_episode(
+def each(
     self: Player,
-    k: int,  # number of the environment
+    tasks: list,  # functions without arguments, of one environment each
+) -> list:  # what they give
+    "Do something in some environments: side by side, where workers compute."
+    return [task() for task in tasks] if self.threads is None else list(self.threads.map(lambda task: task(), tasks))
+
+@patch
+def begin_episodes(
+    self: Player,
+    numbers: list,  # of the environments
 ):
-    "Reset an environment; a start that the calculator fails on is passed over, and a broken calculator is noted."
-    env, self.episode_count, info = self.environments[k], self.episode_count + 1, None
-    self.waiting = sorted({*self.waiting, k})
-    while info is None:
-        try: _, info = env.reset()
+    "Reset environments; a start that the calculator fails on is passed over, and a broken calculator is noted."
+    first, self.episode_count = self.episode_count + 1, self.episode_count + len(numbers)
+    self.waiting = sorted({*self.waiting, *numbers})
+    begun = self.each([partial(_begun, self.environments[k]) for k in numbers])
+    for number, (k, info) in enumerate(zip(numbers, begun), first):
+        if isinstance(info, CalculatorBroken): self.broken = info
+        if not isinstance(info, dict): continue
+        self.waiting.remove(k)
+        hessian = initial_hessian(len(self.environments[k].atoms), self.settings.expert.alpha)
+        self.episodes[k] = Episode(number, hessian, info["fmax"], info["energy"])
+
+def _begun(env) -> dict | CalculatorBroken:
+    "Reset an environment."
+    while True:
+        try: return env.reset().info
         except EvaluationFailed: continue
-        except CalculatorBroken as error:
-            self.broken = error
-            return
-    self.waiting.remove(k)
-    hessian = initial_hessian(len(env.atoms), self.settings.expert.alpha)
-    self.episodes[k] = Episode(self.episode_count, hessian, info["fmax"], info["energy"])
+        except CalculatorBroken as error: return error
 
 @patch
 def observe(
@@ -103,9 +123,8 @@ def observe(
 @patch
 def begin(self: Player):
     "Reset all environments."
-    for k in range(self.settings.n_envs):
-        self.begin_episode(k)
-        if self.broken: raise self.broken
+    self.begin_episodes(list(range(self.settings.n_envs)))
+    if self.broken: raise self.broken
     self.graph = self.observe(self.environments)
     self.memory.check_room(self.graph)
 
@@ -154,21 +173,35 @@ class Played(NamedTuple):
     nfake: float  # share of steps that the expert takes now
 
 @patch
+def make_step(
+    self: Player,
+    env: Environment,  # in mid-episode
+    episode: Episode,
+    proposed: tuple | None,  # move of the agent and its noise, (n_atoms, 3) [Å]; None: the expert moves
+) -> tuple:  # `Step`, force evaluations of the expert
+    "Step one environment."
+    forces, evaluations = env.forces, 0
+    if proposed is not None: step = env.step(*proposed)
+    else:
+        move, evaluations = self.ask_expert(env, episode)
+        step = env.step(move)
+    episode.hessian = update_hessian(episode.hessian, step.info["displacement"], env.forces - forces)
+    return step, evaluations
+
+@patch
 def play(self: Player) -> Played:
     "Step every environment."
     acted = self.agent.act(self.graph.to(self.agent.device))
     move, noise, self.action_scale = (x.cpu().double().numpy() for x in acted)
     ends, nfake = np.cumsum([0] + self.graph.sizes.tolist()), self.held["nfake"]
     if nfake is None: nfake = nfake_at(self.t_total, self.settings.expert, self.success)
-    steps, experts, frame = [], [], self.environments[0].frame()
+    frame, tasks = self.environments[0].frame(), []
     for env, episode, start, end in zip(self.environments, self.episodes, ends, ends[1:]):
-        forces = env.forces
         episode.positions.append(env.atoms.positions.copy())
         by_expert = self.calls_expert(episode, nfake)
-        proposal, evaluations = self.ask_expert(env, episode) if by_expert else (move[start:end], 0)
-        steps.append(env.step(proposal, None if by_expert else noise[start:end]))
-        experts.append(evaluations)
-        episode.hessian = update_hessian(episode.hessian, steps[-1].info["displacement"], env.forces - forces)
+        proposed = None if by_expert else (move[start:end], noise[start:end])
+        tasks.append(partial(self.make_step, env, episode, proposed))
+    steps, experts = map(list, zip(*self.each(tasks)))
     frame.info |= {name: steps[0].info[name] for name in MOVE}
     self.playing.append(frame)
     return Played(steps, experts, nfake)
@@ -262,7 +295,7 @@ def finish(
     k: int,  # number of the environment
     step: Step,  # the last of its episode
 ) -> dict:  # row for `episodes.csv`
-    "End the episode of an environment and begin the next."
+    "End the episode of an environment; the next is still to begin."
     episode, env, (_, _, terminated, _, info) = self.episodes[k], self.environments[k], step
     if terminated: self.label(episode, env.atoms.positions)
     self.success = running_success(self.success, terminated, 1 - episode.expert_steps / env.steps)
@@ -271,7 +304,6 @@ def finish(
                energy_start=episode.energy_start, energy_end=info["energy"], terminated=int(terminated),
                expert_steps=episode.expert_steps, expert_evaluations=episode.expert_evaluations)
     if k == 0: self.newest, self.playing = [*self.playing, env.frame()], []
-    self.begin_episode(k)
     return row
 
 # %% ../nbs/09a_player.ipynb #9ab0019
@@ -290,6 +322,8 @@ def play_round(self: Player) -> Round:
     slots, rows = self.memory.add(self.transitions(steps, experts), before), []
     for k, (step, expert) in enumerate(zip(steps, experts)):
         rows.append(self.note(k, step, expert, int(slots[k])) | dict(nfake=nfake, success=self.success))
-    finished = [self.finish(k, step) for k, step in enumerate(steps) if step.terminated or step.truncated]
+    ended = [k for k, step in enumerate(steps) if step.terminated or step.truncated]
+    finished = [self.finish(k, steps[k]) for k in ended]
+    if ended: self.begin_episodes(ended)
     self.graph = self.observe(self.environments)
     return Round(rows, finished)

@@ -9,6 +9,7 @@ __all__ = ['Parameters', 'read_parameters', 'begin_from', 'Prepared', 'prepare',
 # %% ../nbs/09e_training.ipynb #e658efa7
 import math, shutil, signal, threading, time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -97,6 +98,7 @@ def train(
     callbacks: tuple = (),  # further `BaseCallback`s
     structures: list | None = None,  # `ase.Atoms`, or names of files and built-in systems
     calculator: Calculator | Callable | str | None = None,  # or a function that makes one, or its spec
+    executor: Executor | None = None,  # whose workers compute the forces; None: this process
     **changes,  # of the settings, such as run="runs/mine" and steps=3000
 ) -> Path:  # the run folder
     "Train an agent and return its run folder; where structures or calculator are None, the settings name them."
@@ -105,7 +107,7 @@ def train(
     settings, make = _with_calculator(settings, calculator)
     settings, structures, parameters = prepare(settings, structures, make)
     with single_precision():
-        trainer = Trainer(settings, structures, make)
+        trainer = Trainer(settings, structures, make, executor)
         return _begin(trainer, parameters, progress, callbacks)
 
 def _begin(trainer, parameters, progress, callbacks):
@@ -162,6 +164,7 @@ def resume(
     progress: bool = True,  # show a progress bar
     callbacks: tuple = (),  # further `BaseCallback`s
     calculator: Calculator | Callable | str | None = None,  # the run's once more, where it is a function or an object
+    executor: Executor | None = None,  # whose workers compute the forces; None: this process
 ) -> Path:  # the run folder
     "Go on with a run from its newest checkpoint."
     config, structures = read_run(run)
@@ -170,7 +173,7 @@ def resume(
     make = _with_calculator(settings, calculator)[1]
     settings = check_settings(replace(settings, steps=settings.steps if steps is None else steps))
     with only_writer(run), single_precision():
-        trainer = Trainer(settings, structures, make)
+        trainer = Trainer(settings, structures, make, executor)
         tensors, state = load_checkpoint(run, trainer.agent, trainer.memory)
         load_loop_state(trainer, tensors, state)
         check_tables(Path(run), trainer.t_total)

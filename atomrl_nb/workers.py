@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEPT', 'TOLD', 'MOVED', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator',
            'Failed', 'EvaluationError', 'reason_of', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'Delivered',
-           'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'how_ended', 'WorkerDied', 'Workers']
+           'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'how_ended', 'WorkerDied', 'Workers', 'Remote']
 
 # %% ../nbs/00c_workers.ipynb #0c00004
 import os, queue, signal, struct, subprocess, sys, threading, uuid
@@ -440,3 +440,27 @@ def _opened(data):
     "Read an answer; an exception that cannot be read is told as such."
     try: return cloudpickle.loads(data)
     except Exception as error: return None, RuntimeError(f"an answer cannot be read ({type(error).__name__}: {error})")
+
+# %% ../nbs/00c_workers.ipynb #0c00036
+class Remote(Calculator):
+    "A calculator that computes on a worker."
+    implemented_properties = list(TOLD)
+
+    def __init__(
+        self,
+        recipe: Recipe,  # for the calculator there
+        executor: Executor,
+        structure: Hashable = None,  # that is asked for
+    ):
+        super().__init__()
+        self.recipe, self.executor, self.structure = recipe, executor, structure
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+        "Have the results computed, and wait for them."
+        super().calculate(atoms, list(properties), list(system_changes))
+        sent = self.atoms.copy()
+        sent.set_constraint()
+        task = evaluate, self.recipe, sent, self.structure, "stress" in properties
+        found = _result(_submitted(self.executor, *task, near=self.structure))
+        if isinstance(found, Failed): raise EvaluationError(found.said)
+        self.results = found

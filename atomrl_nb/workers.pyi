@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator
-__all__ = ['KEPT', 'TOLD', 'MOVED', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator', 'Failed', 'EvaluationError', 'reason_of', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'Delivered', 'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'how_ended', 'WorkerDied', 'Workers']
+__all__ = ['KEPT', 'TOLD', 'MOVED', 'BROKEN', 'DEATHS', 'HOMES', 'Recipe', 'as_recipe', 'begin_afresh', 'kept_calculator', 'Failed', 'EvaluationError', 'reason_of', 'evaluate', 'Kind', 'kind_of', 'kind_made', 'Delivered', 'ExecutorBroken', 'Answer', 'Evaluator', 'serve', 'started', 'how_ended', 'WorkerDied', 'Workers', 'Remote']
 
 @dataclass(frozen=True)
 class Recipe:
@@ -190,3 +190,16 @@ class Workers(Executor):
         """Let the workers end, after what was submitted."""
     def kill(self) -> None:
         """End all workers at once; what they are doing is lost."""
+
+class Remote(Calculator):
+    """A calculator that computes on a worker."""
+    implemented_properties: list
+    recipe: Recipe
+    executor: Executor
+    structure: Hashable
+    def __init__(self, recipe: Recipe, executor: Executor, structure: Hashable=None) -> None:
+        """recipe: for the calculator there
+        structure: that is asked for
+        """
+    def calculate(self, atoms=None, properties=('energy',), system_changes=()) -> None:
+        """Have the results computed, and wait for them."""

@@ -77,7 +77,7 @@ def test_a_rollout_keeps_the_environment(small):
             if open_runs[k] and (over or not expert):
                 runs.append((open_runs[k], over))
                 open_runs[k] = 0
-            if over: made.begin_episode(k)
+            if over: made.begin_episodes([k])
         made.graph = made.observe(made.environments)
     whole = [n for n, cut in runs if not cut]
     assert len(whole) > 10 and all(n % 3 == 0 for n in whole) and max(whole) >= 3

@@ -31,6 +31,7 @@ from atomrl_nb.learner import loop_state
 from atomrl_nb.evaluation import scores
 from atomrl_nb.callbacks import BaseCallback, ProgressBarCallback, TensorBoardCallback
 from atomrl_nb.training import read_parameters, resume, train
+from atomrl_nb.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=48, seed=1,
@@ -52,6 +53,20 @@ def content(run):
     policy, card = load_policy(run / "policy.safetensors")
     files = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
     return files, {k: v.tolist() for k, v in policy.state_dict().items()}, card, rows
+
+
+def test_a_run_on_workers_of_which_one_dies_is_the_run_in_one_process(whole, tmp_path):
+    """The same transitions in the same order, byte for byte; nothing is lost or counted twice."""
+    class Killed(BaseCallback):
+        def on_step(self, loop):
+            if loop.trainer.t_total == 16:
+                workers.processes[0].kill()
+    with Workers(2) as workers:
+        run = train(replace(SMALL, run=str(tmp_path / "run"), steps=24), progress=False, executor=workers,
+                    callbacks=(Killed(),))
+        assert workers.replaced == 1
+        run = resume(run, 48, progress=False, executor=workers)
+    assert content(run) == content(whole)
 
 
 def test_a_run_cut_many_times_in_mid_episode_is_the_run_that_went_through(whole, tmp_path):

@@ -98,7 +98,7 @@ def tell(row: dict) -> str:
 
 
 EXPERIMENT = Experiment("scaling", "How much of their time do workers compute?", cases, measure,
-                        dict(fmax=FMAX, cap=CAP, rounds=ROUNDS), seeds=1, tell=tell, apart=True)
+                        dict(fmax=FMAX, cap=CAP, rounds=ROUNDS), seeds=1, tell=tell)
 
 if __name__ == "__main__":
     sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -10,7 +10,7 @@ __all__ = ['train_parser', 'train_main', 'tune_parser', 'tune_main', 'diagnose_p
 # %% ../nbs/14_cli.ipynb #051a83e5
 import argparse, json, math, sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from .suggest import settings_file, suggest_settings
 from .suites import SUITES, measure_suite, suite_table
 from .test_sets import FAMILIES, OPTIMIZERS
 from .training import resume, train
+from .workers import Workers
 
 # %% ../nbs/14_cli.ipynb #997485dd
 def _add_beginning(parser):
@@ -73,11 +74,15 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", metavar="DIR", help="run folder to make; a run is never overwritten")
     parser.add_argument("--resume", metavar="DIR",
                         help="run folder to go on with, from its newest checkpoint; only --steps, --patience, "
-                             "--tensorboard and --no-price go with it, and --calculator where that is a function")
+                             "--workers, --tensorboard and --no-price go with it, and --calculator where that is a "
+                             "function")
     add_settings(parser)
     _add_beginning(parser)
     parser.add_argument("--patience", metavar="N", type=int,
                         help="stop when N evaluations in a row were no better than the best before them")
+    parser.add_argument("--workers", metavar="N", type=int,
+                        help="processes that compute the forces of the environments, side by side (default: this one); "
+                             "the run is the same")
     parser.add_argument("--tensorboard", action="store_true",
                         help="write TensorBoard's files into the run folder (needs atomrl_nb[tensorboard])")
     parser.add_argument("--no-price", action="store_true",
@@ -114,14 +119,27 @@ def _check_resume(args):
     "Refuse what a run keeps as it was."
     excluded = (args.run, args.settings, args.seed, args.perturb, args.device, args.init_from)
     if any(value is not None for value in excluded) or args.structures or args.planner:
-        raise InputError("--resume takes the rest from the run folder: only --steps, --patience, --tensorboard and "
-                         "--calculator may be given with it.")
+        raise InputError("--resume takes the rest from the run folder: only --steps, --patience, --workers, "
+                         "--tensorboard and --calculator may be given with it.")
 
 def _resume(args, callbacks):
     "Go on with a run; None where it has made its steps."
     wanted, done = _wanted(args.resume, args), latest_t_total(args.resume)
-    if done < wanted: return resume(args.resume, args.steps, callbacks=callbacks, calculator=args.calculator)
+    if done < wanted:
+        with _workers(args) as executor:
+            return resume(args.resume, args.steps, callbacks=callbacks, calculator=args.calculator, executor=executor)
     print(f"{args.resume} has already reached t_total {done}: give a larger --steps than {wanted} to go on.")
+
+def _workers(args):
+    "Start workers, where they are asked for."
+    if args.workers is None: return nullcontext()
+    if args.workers < 1: raise InputError(f"--workers must be positive, not {args.workers}.")
+    return Workers(args.workers)
+
+def _begin_run(args, callbacks):
+    "Begin a run."
+    settings = _settings(args)
+    with _workers(args) as executor: return train(settings, callbacks=callbacks, executor=executor)
 
 def _wanted(run, args):
     "Tell how many steps the run shall reach."
@@ -130,7 +148,7 @@ def _wanted(run, args):
 # %% ../nbs/14_cli.ipynb #5096e0c2
 def _suggest(args):
     "Print a settings file, and train nothing."
-    given = [getattr(args, name) for name in ("run", "resume", "settings", "init_from", "patience", *FLAGS)]
+    given = [getattr(args, name) for name in ("run", "resume", "settings", "init_from", "patience", "workers", *FLAGS)]
     if any(value is not None for value in given) or args.planner:
         raise InputError("--suggest trains nothing: only structures and --calculator may be given with it.")
     spec = args.calculator or default_calculator(args.structures)
@@ -150,8 +168,8 @@ def _play_settings(args):
 def _planner(args):
     "Train a planner, or go on with it."
     run, how = args.resume or args.run, dict(price=not args.no_price, progress=not args.quiet)
-    if args.patience is not None or args.tensorboard or args.device:
-        raise InputError("--patience, --tensorboard and --device are for TD3, not for a planner.")
+    if args.patience is not None or args.tensorboard or args.device or args.workers is not None:
+        raise InputError("--patience, --tensorboard, --workers and --device are for TD3, not for a planner.")
     try:
         if args.resume: _say(resume_planner(run, args.steps, args.calculator, **how))
         else: _say(planner_run(_play_settings(args), **how))
@@ -183,7 +201,7 @@ def _train(args):
     if args.planner or args.resume and is_planner_run(args.resume): return _planner(args)
     patience = [] if args.patience is None else [StopTrainingOnNoModelImprovement(args.patience)]
     callbacks = [*patience, *([TensorBoardCallback()] if args.tensorboard else [])]
-    run = _resume(args, callbacks) if args.resume else train(_settings(args), callbacks=callbacks)
+    run = _resume(args, callbacks) if args.resume else _begin_run(args, callbacks)
     if run is None: return 0
     picture, findings, wanted = save_results(run), diagnose(run), _wanted(run, args)
     print(f"{_outcome(run)}; learning curves in {picture}")

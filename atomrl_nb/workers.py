@@ -363,6 +363,8 @@ class Workers(Executor):
         self.tasks, self.ending, self.killed = deque(), False, False
         self.homes: OrderedDict = OrderedDict()  # structure -> number of the worker that had it last
         self.change = threading.Condition()
+        script = sys.modules.get("__mp_main__")  # a script that runs in a child process: its functions go along too
+        if script is not None: cloudpickle.register_pickle_by_value(script)
         self.processes = [started() for _ in range(n)]
         self.threads = [threading.Thread(target=self._drive, args=(k,), daemon=True) for k in range(n)]
         for thread in self.threads: thread.start()

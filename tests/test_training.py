@@ -450,3 +450,12 @@ def test_a_start_that_the_calculator_fails_on_is_not_there_half():
         with pytest.raises(EvaluationFailed): env.reset()
         assert env.atoms == before[0] and (env.forces == before[1]).all() and env.index == before[2]
     assert len(env.state()[0]["positions"]) == len(env.state()[0]["forces"])
+
+
+@pytest.mark.parametrize("options, said", [(["--workers", "0"], "--workers must be positive"),
+                                           (["--workers", "2", "--planner"], "are for TD3"),
+                                           (["--workers", "2", "--suggest"], "trains nothing")])
+def test_workers_that_make_no_sense_are_refused(options, said, tmp_path, capsys):
+    run = [] if "--suggest" in options else ["--run", str(tmp_path / "run")]
+    assert train_main(["alloys4", *run, *options]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -46,6 +46,12 @@ DOCS = {
         'hand_out': 'Have structures relaxed, and keep what comes back, in the order in which it comes.\n\nlists: of `Start`\nsettings: `checked`\nworkers: lists that are worked on at a time\nkeep: called with each `Ended`\nnote: called with the ids that are on their way',
         'campaign': 'Relax what is missing in a folder.\n\nstructures: of `Atoms`, or of `Start`\nfolder: to make, or to go on with\nworkers: processes to start; with an executor, how many lists it works on at a time\nexecutor: anything with the interface of `concurrent.futures`; None: processes of our own\nat_once: structures that are handed over together\nretry: whether members that have failed are relaxed once more\nwatch: called with each `Ended`',
     },
+    'campaign_view': {
+        'picture': 'Draw how far a campaign is.\n\nreturns: HTML',
+        'CampaignView.__init__': 'folder: of the campaign',
+        'CampaignView.follow': 'Look again and again, in a thread that ends with `close`, or when nothing is left.\n\ninterval: seconds between two looks',
+        'follow': 'Show a campaign, and follow it.\n\nfolder: of the campaign\ninterval: seconds between two looks',
+    },
     'checkpoints': {
         'disk_errors': 'Turn a failure to write into one sentence.\n\npath: what is being written',
         'sync': 'Wait until a file or the names in a folder are on the disk.\n\npath: file, or folder whose names matter',

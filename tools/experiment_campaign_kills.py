@@ -201,7 +201,7 @@ def summary(rows: list) -> dict:
     each = {what: {name: sum(row[name] for row in rows if row["what"] == what) for name in names}
             for what in ("campaign", "worker")}
     return each | dict(failed_by_kill=sum(row.get("failed_by_kill", 0) for row in rows),
-                       chains=len(rows), finished=sum(row["finished"] and row["same_ends"] for row in rows))
+                       finished=sum(row["finished"] and row["same_ends"] for row in rows))
 
 
 def conclude(rows: list) -> str:
@@ -209,7 +209,7 @@ def conclude(rows: list) -> str:
     found = summary(rows)
     said = [f"{found[what]['kills']} kills of {what}s: {found[what]['lost']} results lost, {found[what]['doubled']} doubled, "
             f"{found[what]['wrong']} wrong" for what in ("campaign", "worker")]
-    return "\n".join([*said, f"{found['finished']} of {found['chains']} campaigns ended as the one that was not killed"])
+    return "\n".join([*said, f"{found['finished']} of {len(rows)} campaigns ended as the one that was not killed"])
 
 
 EXPERIMENT = Experiment(

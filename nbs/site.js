@@ -22,7 +22,7 @@
       if (!best) return 0;
       sum += best / asked.length;
     }
-    return sum - (place ? 0 : 1);
+    return sum + (place ? 0 : whole === 100 ? 5 : -1);  // a page of that very name, before a section
   };
   // Where nothing has the letters: headings that share most pairs of letters.
   const pairs = text => new Set([...plain(text)].slice(1).map((letter, k) => text[k].toLowerCase() + letter));

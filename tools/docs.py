@@ -25,7 +25,8 @@ DOCS, PAGES = ROOT / "_docs", ROOT / "_proc"
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 VIEW = '<div class="atomrl-view">'
 LONG = 60  # characters of a default that a signature shows
-HANDLED = ("output-file", "html-math-method", "broken link")  # what smalldocs leaves out and this script does
+# what smalldocs leaves out and this script does, or cannot read and does of itself
+HANDLED = ("output-file", "html-math-method", "broken link", "respect-user-color-scheme")
 REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
                         r'[^">]*"[^>]*>(?:</script>)?', re.IGNORECASE)
 SWITCH = re.compile(r'href="[^"]*"(?=[^<>]*>(?:<span[^>]*>)?English \| 中文)')

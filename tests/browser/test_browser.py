@@ -128,7 +128,10 @@ def test_the_arrows_that_are_drawn_agree_with_the_forces_in_a_skewed_cell(chromi
     for k, atoms in enumerate(frames):
         slide(view, k)
         got = view.evaluate(GEOMETRY)[0]
-        np.testing.assert_allclose(np.reshape(got["spheres"], (-1, 3)), atoms.positions, atol=1e-3)
+        spheres, n = np.reshape(got["spheres"], (-1, 3)), len(atoms)  # the atoms, then their images on opposite faces
+        np.testing.assert_allclose(spheres[:n], atoms.positions, atol=1e-3)
+        apart = atoms.cell.scaled_positions((spheres[n:, None] - atoms.positions).reshape(-1, 3)).reshape(-1, n, 3)
+        assert len(apart) and (np.abs(apart - np.round(apart)).max(axis=2).min(axis=1) < 1e-3).all()
         np.testing.assert_allclose(np.reshape(got["from"], (-1, 3)), atoms.positions, atol=1e-3)
         np.testing.assert_allclose(np.reshape(got["to"], (-1, 3)), atoms.positions + 0.7 * atoms.get_forces(), atol=2e-3)
         ends = np.reshape(got["cell"], (2, -1, 3))

@@ -26,17 +26,24 @@ class RayExecutor(Executor):
         self.ray, self.max_workers = _imported("ray"), max_workers
         local = dict(num_cpus=max_workers, include_dashboard=False)
         self.own = not self.ray.is_initialized()  # to be ended by us
-        if not self.own: return
-        if not address: os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        self.ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else local))
+        if self.own and not address: os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        if self.own: self._begin(address or "local", **({} if address else local))
+        self.call = self.ray.remote(max_retries=0)(_call)
+
+    def _begin(self, address, **options):
+        "Start Ray, or join a cluster."
+        try: self.ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
+        except Exception as error: raise InputError(f"Ray did not start ({' '.join(str(error).split())}).") from error
 
     def submit(self, fn: Callable, /, *args, **kwargs) -> Future:
         "Call a function in the cluster."
-        return self.ray.remote(max_retries=0)(fn).remote(*args, **kwargs).future()
+        return self.call.remote(fn, args, kwargs).future()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False):
         "Leave the cluster, where it was joined or started by this."
         if self.own: self.ray.shutdown()
+
+def _call(fn, args, kwargs): return fn(*args, **kwargs)
 
 def _imported(package: str) -> Any:
     "Import a package of an extra."

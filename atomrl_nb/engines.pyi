@@ -10,6 +10,7 @@ class RayExecutor(Executor):
     ray: Any
     max_workers: int
     own: Any
+    call: Any
     def __init__(self, max_workers: int, address: str='') -> None:
         """max_workers: tasks at a time
         address: of a cluster, such as "auto" or "ray://head:10001"; empty: a local one is started

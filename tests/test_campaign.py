@@ -190,3 +190,12 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
         assert sum(status(tmp_path / "work").counts[s] for s in ("converged", "failed")) == 1
         assert campaign(metals(), tmp_path / "work", SETTINGS, executor=pool).state == "finished"
     assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+
+
+@pytest.mark.parametrize("name", ["executorlib", "ray"])
+def test_other_engines_relax_a_campaign_where_they_are_installed(name, whole, tmp_path):
+    pytest.importorskip(name)
+    from atomrl_nb.engines import engine
+    with engine(name, 2) as pool:
+        now = campaign(metals(), tmp_path / "work", replace(SETTINGS, calculator="emt"), executor=pool, at_once=4)
+    assert [m[:3] for m in now.members] == [m[:3] for m in status(whole).members]

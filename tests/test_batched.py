@@ -1,13 +1,18 @@
 """Potentials that evaluate many structures at once give what they give one by one."""
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.lj import LennardJones
 
 from atomrl_nb.batched import Batched, batched
+from atomrl_nb.callbacks import BaseCallback
+from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.optimizer import RelaxMany
+from atomrl_nb.settings import Settings
 from atomrl_nb.structures import CompiledEMT, CountedCalculator, calculator, load, perturb
+from atomrl_nb.training import train
 from atomrl_nb.workers import Failed
 
 
@@ -76,7 +81,6 @@ def test_learned_potentials_in_batches_are_the_calculators(name):
 
 def test_a_model_of_torch_sim_in_batches_is_itself_one_by_one():
     pytest.importorskip("torch_sim")
-    import torch
     from torch_sim.models.lennard_jones import LennardJonesModel
     model = LennardJonesModel(sigma=2.2, epsilon=0.1, cutoff=5.0, device=torch.device("cpu"), dtype=torch.float64,
                               compute_forces=True, compute_stress=True, use_neighbor_list=True)
@@ -153,3 +157,27 @@ class Weaker(CompiledEMT):
     def calculate(self, atoms=None, *args, **kwargs):
         super().calculate(atoms, *args, **kwargs)
         self.results = {name: 0.9 * value for name, value in self.results.items()}
+
+
+no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+@no_cuda
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["chgnet", "sevennet"])
+def test_learned_potentials_on_cuda_are_those_on_the_cpu(name):
+    pytest.importorskip({"chgnet": "chgnet", "sevennet": "sevenn"}[name])
+    compare(batched(name), calculator(f"{name}:device=cpu"), mixed(), 1e-4)
+
+
+@no_cuda
+def test_a_training_takes_cuda_by_itself(tmp_path):
+    devices = set()
+
+    class Look(BaseCallback):
+        def on_step(self, loop):
+            devices.add(next(loop.trainer.agent.actor.parameters()).device.type)
+    network = NetworkSettings(channels=4, layers=1)
+    run = train(Settings(structures=("alloys4",), run=str(tmp_path / "run"), steps=32, n_envs=4, learning_starts=8,
+                         batch_size=8, evaluation_starts=2, network=network), progress=False, callbacks=(Look(),))
+    assert devices == {"cuda"} and (run / "policy.safetensors").exists()

@@ -58,7 +58,13 @@ def proposed(name: str, seed: int) -> dict:
         for planned in team.values():
             propose_moves([planned.planner], FMAX)
 
-    sides, times = dict(together=lambda: team_moves(team), alone=alone), {}
+    def together():
+        found = team_moves(team)
+        for k, planned in team.items():
+            if k not in found:
+                propose_moves([planned.planner], FMAX)
+
+    sides, times = dict(together=together, alone=alone), {}
     for _ in range(6):
         for side, do in sides.items():
             began = time.process_time()

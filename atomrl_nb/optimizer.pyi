@@ -14,7 +14,7 @@ from .report import Report
 from .stages import LeavingSaddles
 from .trust import Evaluation
 from .workers import Evaluator, Recipe
-__all__ = ['DOUBTED', 'OTHERWISE', 'ABOVE', 'AT_ONCE', 'Stepping', 'Running', 'RLOptimizer', 'saved', 'restore', 'report_of', 'stress_of', 'Outcome', 'outcome_of', 'Many', 'team_moves', 'RelaxMany']
+__all__ = ['DOUBTED', 'OTHERWISE', 'ABOVE', 'AT_ONCE', 'ALONE', 'Stepping', 'Running', 'RLOptimizer', 'saved', 'restore', 'report_of', 'stress_of', 'Outcome', 'outcome_of', 'Many', 'team_moves', 'RelaxMany']
 DOUBTED: float  # eV/Å: where a surrogate has relaxed to larger forces than this, the start is evaluated too
 
 class Stepping(LeavingSaddles):
@@ -211,6 +211,7 @@ def team_moves(optimizers: dict) -> dict:
     returns: number -> positions
     """
 AT_ONCE: int  # atoms in one call of a network: more do not fit into the cache, and take longer for each
+ALONE: int  # atoms: larger structures gain nothing from others in the same call
 
 class RelaxMany:
     """Relax many structures, in place."""

@@ -283,7 +283,7 @@ RULES = (
     Rule("hitting the wall", "severe", ("a_back", "fmax_ratio"),
          "The atoms are pushed against the smallest allowed distance, and stay where the forces are large.",
          "Lower environment.r0 if it is close to a bond length; "
-         "else raise td3.deviation_weight to 10."),
+         "else keep environment.correction_weight at 0.5, and raise td3.deviation_weight to 10."),
     Rule("critic overestimates", "severe", ("q_bias", "q_excess"),
          "The agent believes in moves that do not lower the forces.",
          "Lower td3.gamma, td3.critic_lr or buffer_capacity."),

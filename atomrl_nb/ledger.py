@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.io import read, write
 
 from .checkpoints import digest, disk_errors, is_held, only_writer, write_text
-from .experiment import plain
+from .experiment import plain, provenance
 from .files import read_json
 from .jobs import Ended
 from .structures import InputError
@@ -153,7 +153,9 @@ def claimed(
     with disk_errors(folder): (folder/"lock").touch()
     with only_writer(folder, "lock", "relaxing"):
         if (folder/CAMPAIGN).exists(): check_same(folder, asked)
-        else: write_text(folder/CAMPAIGN, json.dumps(asked._asdict(), indent=1, ensure_ascii=False))
+        else:
+            values = asked._asdict() | dict(provenance=provenance("atomrl-relax --work"))
+            write_text(folder/CAMPAIGN, json.dumps(values, indent=1, ensure_ascii=False))
         yield folder
 
 # %% ../nbs/12k_ledger.ipynb #12k00018

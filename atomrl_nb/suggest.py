@@ -136,10 +136,18 @@ def _amplitude(seen, structures, settings):
         "starts were never relaxed, with any cure.")
 
 def _penalty(seen, structures, settings):
-    "Punish the actor for moves that the wall does not allow, where starts are dense."
-    if settings.td3.deviation_weight >= 10 or np.median(near_the_wall(structures, settings)) > DENSE: return None
-    return 10.0, ("Most starts are dense: their closest pair is near r0. From such starts the penalty saved "
-                  "evaluations in most seeds.")
+    "Punish an actor that learns from labels for moves that the wall does not allow, where starts are dense."
+    if settings.td3.imitation_weight == 0 or settings.td3.deviation_weight >= 10: return None
+    if np.median(near_the_wall(structures, settings)) > DENSE: return None
+    return 10.0, ("Most starts are dense: their closest pair is near r0. Beside labels, the penalty saved evaluations "
+                  "from such starts in most seeds.")
+
+def _shaping(seen, structures, settings):
+    "Let the reward tell TD3 alone of the wall, where starts are dense."
+    if settings.td3.imitation_weight > 0 or settings.environment.correction_weight >= 0.5: return None
+    if np.median(near_the_wall(structures, settings)) > DENSE: return None
+    return 0.5, ("Most starts are dense: their closest pair is near r0. Without labels and without shaping, most "
+                 "starts near the wall were never relaxed.")
 
 def _rounded(value):
     "Round to two digits."
@@ -149,7 +157,8 @@ RULES = (("buffer_capacity", _memory, "guide/03_memory.ipynb"),
          ("network.stiffness", _stiffness, "guide/04_diagnostics.ipynb"),
          ("environment.fmax", _target, "guide/00_what_to_change_first.ipynb"),
          ("environment.perturb", _amplitude, "guide/02_constraints.ipynb"),
-         ("td3.deviation_weight", _penalty, "guide/02_constraints.ipynb"))
+         ("td3.deviation_weight", _penalty, "guide/02_constraints.ipynb"),
+         ("environment.correction_weight", _shaping, "guide/02_constraints.ipynb"))
 
 # %% ../nbs/09f_suggest.ipynb #5096e018
 class Suggestion(NamedTuple):

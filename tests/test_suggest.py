@@ -84,6 +84,13 @@ def test_other_units_are_seen():
     assert reason.value > 3000 and "does not give eV and Å" in reason.why
 
 
+def test_td3_alone_is_given_shaping_and_no_penalty():
+    alone = replace(Settings(), td3=replace(Settings().td3, imitation_weight=0.0, q_weight=1.0),
+                    environment=replace(Settings().environment, correction_weight=0.0))
+    found = suggest_settings(load("lj13"), "lj", alone)
+    assert names(found) == {"environment.correction_weight"} and found.settings.environment.correction_weight == 0.5
+
+
 def test_starts_inside_the_wall_are_brought_outside():
     far = replace(Settings(), environment=replace(Settings().environment, perturb=0.6))
     assert (near_the_wall(load("lj13"), far) < 1).mean() > 0.5

@@ -226,7 +226,7 @@ def test_a_command_leaves_the_process_as_it_was(files, capsys):
 def test_every_command_tells_its_version(capsys):
     import atomrl_nb.cli as cli
     mains = [main for name, main in vars(cli).items() if name.endswith("_main")]
-    assert len(mains) == 8
+    assert len(mains) == 9
     for main in mains:
         with pytest.raises(SystemExit) as stop: main(["--version"])
         assert stop.value.code == 0 and capsys.readouterr().out.startswith("atomrl-")

@@ -1,5 +1,6 @@
 """The package from outside: every module imports alone, and is used as a script would use it."""
 import importlib
+import json
 import os
 import pkgutil
 import re
@@ -145,8 +146,11 @@ def settings():
     return config["DEFAULT"]
 
 
-def test_readme_names_every_extra_once():
-    table = re.search(r"\| extra \| for \|\n((\|.*\n)*)", (ROOT / "README.md").read_text(encoding="utf-8"))[1]
+def test_the_page_on_installing_names_every_extra_once():
+    page = json.loads((ROOT / "nbs" / "install.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in page["cells"] for output in cell.get("outputs", [])]
+    texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
+    table = next(text for text in texts if text.startswith("| extra |"))
     named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(key.removesuffix("_requirements") for key in settings()
                                    if key.endswith("_requirements"))

@@ -166,7 +166,7 @@ FIT = dict(
     network=EMBEDDED)
 PLAY = dict(
     {name: RUN[name] for name in ("structures", "calculator", "run")},
-    steps=Rule(whole(1, LONG), "evaluations", "play.json: 400, 1,000 and 2,000"),
+    steps=Rule(whole(1, LONG), "evaluations", "play.json: 100 and 400"),
     init_from=RUN["init_from"],
     seed=RUN["seed"],
     perturb=ENVIRONMENT["perturb"],

@@ -14,7 +14,8 @@ SAVED = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 MEASURED = [name for name in STUDIES if (SAVED / f"{name}.json").exists()]
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [name if name == "guide" else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in STUDIES])
 def test_an_experiment_of_the_guide_in_its_quick_form(name):
     result = run_experiment(experiment_of(STUDIES[name]), quick=True)
     assert [row["arm"] for row in result["rows"]] == [*STUDIES[name].arms, *REFERENCES]

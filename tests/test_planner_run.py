@@ -146,6 +146,7 @@ def test_commands_know_what_such_a_folder_is(tmp_path, monkeypatch, capsys):
     assert relax_main(["cuau4", "--policy", "run", "--quiet", "--out", "done.extxyz"]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_policy(tmp_path):
     quiet(planner_run, replace(SMALL, run=str(tmp_path / "first")))
     found = quiet(planner_run, replace(SMALL, run=str(tmp_path / "second"), init_from=str(tmp_path / "first"), seed=1))

@@ -120,10 +120,10 @@ def test_a_failed_calculation_ends_its_relaxation_only(tmp_path, caplog):
 
 
 def test_a_broken_calculator_ends_the_run_with_a_sentence(tmp_path, monkeypatch, capsys):
-    (tmp_path / "lab.py").write_text("from ase.calculators.emt import EMT\nclass Broken(EMT):\n"
+    (tmp_path / "unlicensed.py").write_text("from ase.calculators.emt import EMT\nclass Broken(EMT):\n"
                                      "    def calculate(self, *a, **k): raise RuntimeError('no licence')\n")
     monkeypatch.chdir(tmp_path)
-    asked = ["cuau4", "--planner", "--run", "run", "--calculator", "lab:Broken", "--quiet"]
+    asked = ["cuau4", "--planner", "--run", "run", "--calculator", "unlicensed:Broken", "--quiet"]
     assert train_main(asked) == 1
     assert "failed 10 times in a row" in capsys.readouterr().err
     assert train_main(["--resume", "run"]) == 2

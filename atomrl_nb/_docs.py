@@ -337,8 +337,9 @@ DOCS = {
         'Watch.__init__': 'file: for the best policy so far\ntests: of the whole fit\nfmax: target of the predicted relaxations [eV/Å]',
         'Watch.__call__': 'Note a test.\n\nreturns: more columns of the curve',
         'FitRun': 'The result of a fit.\n\noutcome: sentences\nprices: None where no relaxation could be replayed',
+        'new_folder': 'Make the folder of a new fit, or take that of a fit which was interrupted.\n\nrun: folder to make\nbegun: files that an interrupted beginning may have left',
         'fit_run': 'Fit a policy to files of frames, and write it into a folder.\n\npaths: files, or folders that are searched\nrun: folder to make\nbegin_with: to go on from\ncalculator: to count evaluations on; None: relaxations are replayed\nfmax: target of these relaxations [eV/Å]',
-        'write_fit': 'Write the report of a fit, its curve, and last its policy.\n\noutcome: sentences\ncommand: that has done it\nmore: what else the report says',
+        'write_fit': 'Write the report of a fit, and its curve.\n\noutcome: sentences\ncommand: that has done it\nmore: what else the report says',
         'learnt': 'Say what was learnt from, and how well.\n\ncard: of the policy\nseconds: that the fit took\nwithout: frames that were left out: why -> how many',
     },
     'force_field': {
@@ -656,10 +657,10 @@ DOCS = {
         'play': 'Relax displaced structures, one after the other.\n\nstructures: `ase.Atoms` that relaxations start from\npolicy: to plan with\nuntil: evaluations of the run after which no relaxation begins\nwatch: called after each relaxation',
         'PlannerRun': 'What a run came to.\n\noutcome: sentences\nprices: None where none were asked for',
         'play_and_fit': 'Play what is missing, and fit.\n\nfolder: of the run\nstructures: `ase.Atoms`\nprice: relax some starts at the end, with the policy and without it\nprogress: show a progress bar',
-        'planner_run': 'Train a planner in a new folder.\n\nstructures: `ase.Atoms`; None: those that the settings name\nmake: calculator; None: that of the settings\nprice: relax some starts at the end, with and without the policy\nprogress: show a progress bar',
+        'planner_run': 'Train a planner in a new folder.\n\nstructures: `ase.Atoms`; None: those that the settings name\ncalculator: or its spec; None: that of the settings\nprice: relax some starts at the end, with and without the policy\nprogress: show a progress bar',
         'is_planner_run': 'Tell whether a folder holds a run of a planner.\n\nrun: folder',
         'planner_settings': 'Read the settings of a run.\n\nrun: folder of a run',
-        'resume_planner': "Go on with a run; of one that is finished the last round is played on.\n\nrun: folder of a run\nsteps: evaluations in all; None: as its settings say\nmake: the run's calculator once more, where it is a function or an object",
+        'resume_planner': "Go on with a run; of one that is finished the last round is played on.\n\nrun: folder of a run\nsteps: evaluations in all; None: as its settings say\ncalculator: the run's once more, where it is a function or an object",
     },
     'planning': {
         'PlanSettings': 'How a plan is made.\n\nsub_steps: steps in the model for each force evaluation\nreach: no atom moves farther in all of them [Å]\nsub_step: nor in one of them [Å]\nrefresh: sub-steps that share a Hessian\neps: curvatures below this count as this [eV/Å²]\nenough: planned forces of this share of the true ones are small enough\niterations: of Lanczos in each sub-step, for structures too large for eigenvectors',

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from .fit import Fitted, FitSettings
 from .payback import Prices
 from .policies import Policy
-__all__ = ['MOST_STARTS', 'UNFINISHED', 'plot_curve', 'Watch', 'FitRun', 'fit_run', 'write_fit', 'learnt']
+__all__ = ['MOST_STARTS', 'UNFINISHED', 'plot_curve', 'Watch', 'FitRun', 'new_folder', 'fit_run', 'keep_policy', 'write_fit', 'learnt']
 
 def plot_curve(curve: list) -> Figure:
     """Draw the errors on what was kept back, and the evaluations that were predicted there.
@@ -50,6 +50,13 @@ class FitRun(NamedTuple):
     outcome: list
     prices: Prices | None
 
+def new_folder(run: str | Path, begun: tuple=...) -> Path:
+    """Make the folder of a new fit, or take that of a fit which was interrupted.
+
+    run: folder to make
+    begun: files that an interrupted beginning may have left
+    """
+
 def fit_run(paths: list, run: str | Path, settings: FitSettings=..., begin_with: Policy | None=None, calculator: Calculator | str | None=None, fmax: float=0.05, say: Callable=...) -> FitRun:
     """Fit a policy to files of frames, and write it into a folder.
 
@@ -60,15 +67,18 @@ def fit_run(paths: list, run: str | Path, settings: FitSettings=..., begin_with:
     fmax: target of these relaxations [eV/Å]
     """
 
+def keep_policy(folder: Path, policy: Policy) -> None:
+    """Write the policy of a fit, before anything is priced."""
+
 def write_fit(folder: Path, fitted: Fitted, outcome: list, found: Prices | None, command: str, **more) -> None:
-    """Write the report of a fit, its curve, and last its policy.
+    """Write the report of a fit, and its curve.
 
     outcome: sentences
     command: that has done it
     more: what else the report says
     """
 
-def learnt(card: dict, seconds: float, without: dict) -> str:
+def learnt(card: dict, seconds: float, without: dict | None=None) -> str:
     """Say what was learnt from, and how well.
 
     card: of the policy

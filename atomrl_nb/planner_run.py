@@ -8,7 +8,7 @@ __all__ = ['log', 'BROKEN', 'FIRST', 'SHORT', 'PRICED', 'SETTINGS', 'BEGAN', 'FR
            'resume_planner']
 
 # %% ../nbs/12m_planner_run.ipynb #12kq0004
-import json, logging, time
+import json, logging, os, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,18 +22,19 @@ from ase.io import read, write
 from ase.io.trajectory import Trajectory
 from tqdm.auto import tqdm
 
-from .checkpoints import disk_errors, only_writer, write_text
+from .checkpoints import DiskError, disk_errors, only_writer, write_text
 from .files import read_json
 from .fit import Fitted, FitSettings, fit
-from .fit_run import UNFINISHED, Watch, learnt, write_fit
+from .fit_run import UNFINISHED, Watch, keep_policy, learnt, new_folder, write_fit
 from .frames import read_frames
 from .learned import find_policy
 from .optimizer import RLOptimizer
 from .payback import Prices, prices, said
 from .policies import Policy, load_policy, save_policy
 from .schema import PLAY, build, plain_values
-from .structures import (CountedCalculator, InputError, as_calculator, calculator, check_structure, fixed_mask,
-                                  known_elements, load, perturb, runs_code)
+from .structures import (CountedCalculator, InputError, as_calculator, check_structure, fixed_mask,
+                                  known_elements, load, perturb)
+from .training import check_calculator, spec_of
 
 log = logging.getLogger(__name__)
 
@@ -72,27 +73,22 @@ class Recorded(CountedCalculator):
         file: Path,  # of ASE's binary format, which is exact; made where it is not there
     ):
         super().__init__(inner)
-        self.file, self.relaxation, self.source, self.failures = file, 0, "", 0
+        self.file, self.relaxation, self.source = file, 0, ""
         frames = _frames_in(file)
         self.known = {(atoms.info["relaxation"], atoms.positions.tobytes()): atoms.calc.results for atoms in frames}
         self.made = 0  # evaluations that the calculator has made for this object
 
     def calculate(self, atoms: Atoms | None = None, properties=("energy",), system_changes=all_changes):
         "Answer from the record, or ask and record."
-        known = self.known.get((self.relaxation, self.atoms_asked(atoms).positions.tobytes()))
+        known = self.known.get((self.relaxation, atoms.positions.tobytes()))
         if known is None: return self.ask(atoms, properties, system_changes)
         Calculator.calculate(self, atoms, properties, system_changes)
         self.evaluations, self.results = self.evaluations + 1, dict(known)
 
-    def atoms_asked(self, atoms): return self.atoms if atoms is None else atoms
-
-    def ask(self, atoms, properties, system_changes):
-        "Ask, and record; ten failures in a row are a broken calculator."
-        try: super().calculate(atoms, properties, system_changes)
-        except Exception:  # whatever a calculator raises
-            self.failures += 1
-            raise
-        self.failures, self.made = 0, self.made + 1
+    def ask(self, atoms: Atoms, properties: tuple, system_changes: list):
+        "Ask, and record."
+        super().calculate(atoms, properties, system_changes)
+        self.made += 1
         kept = self.atoms.copy()
         kept.info = dict(relaxation=self.relaxation, source=self.source)
         kept.calc = SinglePointCalculator(kept, **self.results)
@@ -100,14 +96,22 @@ class Recorded(CountedCalculator):
         with disk_errors(self.file), Trajectory(self.file, "a") as record: record.write(kept)
 
 def _frames_in(file):
-    "Read the record; one whose last frame was cut off is written again without that."
-    if not file.exists(): return []
-    try: return read(file, ":")
+    "Read the record; of one that is damaged, the frames before the damage are taken, and the file is kept aside."
+    frames = []
+    if not file.exists(): return frames
+    try:
+        with Trajectory(file) as record:
+            for k in range(len(record)): frames.append(record[k])
     except Exception as error:  # whatever a damaged file makes its reader raise
-        raise InputError(f"{str(file)!r} is damaged ({type(error).__name__}: {error}).") from error
+        aside = file.with_name(file.name + ".damaged")
+        log.warning("%s is damaged after %d frames (%s); it is kept as %s", file, len(frames), error, aside.name)
+        with disk_errors(file):
+            os.replace(file, aside)
+            if frames: write(file, frames)
+    return frames
 
 # %% ../nbs/12m_planner_run.ipynb #12kq0013
-BROKEN = 10  # failed evaluations in a row that end a run
+BROKEN = 10  # failed relaxations in a row that end a run
 
 def play(
     recorder: Recorded,
@@ -118,7 +122,7 @@ def play(
     watch: Callable = lambda evaluations: None,  # called after each relaxation
 ):
     "Relax displaced structures, one after the other."
-    s = settings
+    s, failed = settings, 0
     while recorder.evaluations < until:
         rng = np.random.default_rng([s.seed, recorder.relaxation])
         atoms = structures[rng.integers(len(structures))]
@@ -126,20 +130,22 @@ def play(
         recorder.source = f"relaxation {recorder.relaxation}: {atoms.info.get('source', atoms.symbols)}"
         recorder.reset()
         start.calc = recorder
-        _relaxed(start, recorder, policy, s)
+        error = _relaxed(start, recorder, policy, s)
+        failed = failed + 1 if error else 0
+        if failed == BROKEN:
+            raise FloatingPointError(f"{BROKEN} relaxations in a row failed, the last one with {error}")
         recorder.relaxation += 1
         watch(recorder.evaluations)
 
 def _relaxed(start, recorder, policy, s):
-    "Relax one start; a failure ends this relaxation and not the run, unless the calculator always fails."
+    "Relax one start, and say what has ended that; a failure ends this relaxation and not the run."
     plan = "none" if policy is None else policy
     try: RLOptimizer(start, plan, surrogate_first=False, logfile=None).run(fmax=s.fmax, steps=s.max_steps - 1)
+    except DiskError: raise
     except Exception as error:  # whatever a calculator raises
-        if isinstance(error, OSError): raise
         log.warning("%s failed (%s: %s)", recorder.source, type(error).__name__, error)
-        if recorder.failures >= BROKEN:
-            raise FloatingPointError(f"The calculator failed {recorder.failures} times in a row, the last time with "
-                                     f"{type(error).__name__}: {error}") from error
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 # %% ../nbs/12m_planner_run.ipynb #12kq0016
 FIRST = 100  # evaluations of the first round
@@ -197,7 +203,8 @@ def _last_fit(folder, s, structures, recorder, policy, price, say):
     began = time.perf_counter()
     fitted = fit(_played(folder, recorder), s.fit, policy, watch=Watch(folder/UNFINISHED, s.fit.checks, s.fmax, say))
     fitted.policy.card.update(calculator=s.calculator, played=recorder.evaluations)
-    outcome = [learnt(fitted.policy.card, time.perf_counter() - began, {}).replace(", without a force call", "")]
+    keep_policy(folder, fitted.policy)
+    outcome = [learnt(fitted.policy.card, time.perf_counter() - began)]
     found = _priced(s, structures, recorder.inner, fitted.policy) if price else None
     if found is not None:
         outcome.append(said(found, recorder.evaluations, f"{found.spent} more evaluations of its calculator"))
@@ -216,36 +223,27 @@ def _priced(s, structures, asked, policy):
 def planner_run(
     settings: PlaySettings,
     structures: list | None = None,  # `ase.Atoms`; None: those that the settings name
-    make: Calculator | None = None,  # calculator; None: that of the settings
+    calculator: Calculator | str | None = None,  # or its spec; None: that of the settings
     price: bool = True,  # relax some starts at the end, with and without the policy
     progress: bool = True,  # show a progress bar
     say: Callable = print,
 ) -> PlannerRun:
     "Train a planner in a new folder."
-    s = check_play(settings)
+    s = check_play(settings if calculator is None else replace(settings, calculator=spec_of(calculator)))
     structures = load(*s.structures) if structures is None else structures
-    known = known_elements(s.calculator) if make is None else None
+    known = known_elements(s.calculator) if calculator is None else None
     for k, atoms in enumerate(structures):
         fixed_mask(check_structure(atoms, atoms.info.setdefault("source", f"{atoms.symbols}:{k}"), known))
     begin_with = _begins_with(s.init_from)
-    folder, asked = _claimed(s.run), calculator(s.calculator) if make is None else make
+    asked = as_calculator(s.calculator if calculator is None else calculator)
+    if is_planner_run(s.run):
+        raise InputError(f"{s.run!r} holds a run already: go on with it by --resume, or name a new folder.")
+    folder = new_folder(s.run, ("structures.traj", BEGAN))
     with disk_errors(folder): write(folder/"structures.traj", structures)
     if begin_with is not None:
         with disk_errors(folder): save_policy(folder/BEGAN, *begin_with)
     write_text(folder/SETTINGS, json.dumps(asdict(s), indent=1))
     return play_and_fit(folder, s, structures, asked, price, progress, say)
-
-def _claimed(run):
-    "Make the folder of a new run."
-    run = Path(run)
-    if (run/SETTINGS).exists():
-        raise InputError(f"{str(run)!r} holds a run already: go on with it by --resume, or name a new folder.")
-    if run.exists() and (not run.is_dir() or {file.name for file in run.iterdir()} - {"structures.traj", BEGAN}):
-        raise InputError(f"{str(run)!r} already holds other files: choose a new folder.")
-    try: run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The run folder {str(run)!r} cannot be made ({error.strerror}).") from error
-    return run
 
 def _begins_with(name):
     "Find the policy that a run begins with; a fit goes on from a fitted one."
@@ -273,20 +271,15 @@ def planner_settings(
 def resume_planner(
     run: str | Path,  # folder of a run
     steps: int | None = None,  # evaluations in all; None: as its settings say
-    make: Calculator | str | None = None,  # the run's calculator once more, where it is a function or an object
+    calculator: Calculator | str | None = None,  # the run's once more, where it is a function or an object
     price: bool = True,
     progress: bool = True,
     say: Callable = print,
 ) -> PlannerRun:
     "Go on with a run; of one that is finished the last round is played on."
     s, folder = planner_settings(run), Path(run)
-    if make is None and runs_code(s.calculator):
-        raise InputError(f"The run's calculator {s.calculator!r} is a function, and calling it executes code: "
-                         f"if you trust it, name it again with --calculator {s.calculator}.")
-    if isinstance(make, str) and make != s.calculator:
-        raise InputError(f"The run was made with the calculator {s.calculator!r}, not {make!r}: a run keeps its "
-                         "calculator.")
-    asked = as_calculator(s.calculator if make is None else make)
+    check_calculator(s.calculator, None if calculator is None else spec_of(calculator))
+    asked = as_calculator(s.calculator if calculator is None else calculator)
     if steps is not None and steps != s.steps: s = _longer(folder, replace(s, steps=steps))
     structures = read(folder/"structures.traj", ":")
     return play_and_fit(folder, s, structures, asked, price, progress, say)

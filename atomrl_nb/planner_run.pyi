@@ -51,7 +51,6 @@ class Recorded(CountedCalculator):
     file: Path
     relaxation: Any
     source: str
-    failures: Any
     known: dict
     made: Any
     def __init__(self, inner: Calculator, file: Path) -> None:
@@ -60,10 +59,9 @@ class Recorded(CountedCalculator):
         """
     def calculate(self, atoms: Atoms | None=None, properties=('energy',), system_changes=...):
         """Answer from the record, or ask and record."""
-    def atoms_asked(self, atoms): ...
-    def ask(self, atoms, properties, system_changes) -> None:
-        """Ask, and record; ten failures in a row are a broken calculator."""
-BROKEN: int  # failed evaluations in a row that end a run
+    def ask(self, atoms: Atoms, properties: tuple, system_changes: list) -> None:
+        """Ask, and record."""
+BROKEN: int  # failed relaxations in a row that end a run
 
 def play(recorder: Recorded, structures: list, settings: PlaySettings, policy: Policy | None, until: int, watch: Callable=...) -> None:
     """Relax displaced structures, one after the other.
@@ -102,11 +100,11 @@ def play_and_fit(folder: Path, settings: PlaySettings, structures: list, asked: 
     progress: show a progress bar
     """
 
-def planner_run(settings: PlaySettings, structures: list | None=None, make: Calculator | None=None, price: bool=True, progress: bool=True, say: Callable=...) -> PlannerRun:
+def planner_run(settings: PlaySettings, structures: list | None=None, calculator: Calculator | str | None=None, price: bool=True, progress: bool=True, say: Callable=...) -> PlannerRun:
     """Train a planner in a new folder.
 
     structures: `ase.Atoms`; None: those that the settings name
-    make: calculator; None: that of the settings
+    calculator: or its spec; None: that of the settings
     price: relax some starts at the end, with and without the policy
     progress: show a progress bar
     """
@@ -123,10 +121,10 @@ def planner_settings(run: str | Path) -> PlaySettings:
     run: folder of a run
     """
 
-def resume_planner(run: str | Path, steps: int | None=None, make: Calculator | str | None=None, price: bool=True, progress: bool=True, say: Callable=...) -> PlannerRun:
+def resume_planner(run: str | Path, steps: int | None=None, calculator: Calculator | str | None=None, price: bool=True, progress: bool=True, say: Callable=...) -> PlannerRun:
     """Go on with a run; of one that is finished the last round is played on.
 
     run: folder of a run
     steps: evaluations in all; None: as its settings say
-    make: the run's calculator once more, where it is a function or an object
+    calculator: the run's once more, where it is a function or an object
     """

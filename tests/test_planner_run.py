@@ -42,15 +42,24 @@ def policy_of(run):
     return [p.numpy().tobytes() for p in load_policy(run / "policy.safetensors").actor.state_dict().values()]
 
 
+class Slow(CountedCalculator):
+    """Take some time, so that a kill comes in between."""
+
+    def calculate(self, *args, **kwargs):
+        """Wait, and answer."""
+        time.sleep(0.05)
+        super().calculate(*args, **kwargs)
+
+
 def test_rounds_double():
     assert rounds(40) == [10, 20, 40] and rounds(35) == [10, 20, 35] and rounds(3) == [3]
 
 
 def test_a_longer_run_plays_on_where_it_was(tmp_path):
     """Ten evaluations more cost ten evaluations, and the run is the one that was asked for at once."""
-    quiet(planner_run, replace(SMALL, run=str(tmp_path / "short"), steps=14))
+    quiet(planner_run, replace(SMALL, run=str(tmp_path / "short"), steps=14), calculator=CountedCalculator(calculator("emt")))
     counted = CountedCalculator(calculator("emt"))
-    quiet(resume_planner, tmp_path / "short", steps=24, make=counted)
+    quiet(resume_planner, tmp_path / "short", steps=24, calculator=counted)
     played = read(tmp_path / "short/frames.traj", ":")
     assert len(played) - counted.evaluations >= 14 and planner_settings(tmp_path / "short").steps == 24
     quiet(planner_run, replace(SMALL, run=str(tmp_path / "whole"), steps=24))
@@ -59,18 +68,14 @@ def test_a_longer_run_plays_on_where_it_was(tmp_path):
 
 
 CODE = """
-import sys, time
+import sys
 from atomrl_nb import planner_run as rooms
-from atomrl_nb.structures import CountedCalculator, calculator
+from atomrl_nb.structures import calculator
 rooms.FIRST = 10
-class Slow(CountedCalculator):
-    def calculate(self, *args, **kwargs):
-        time.sleep(0.05)
-        super().calculate(*args, **kwargs)
 sys.path.insert(0, {tests!r})
-from test_planner_run import SMALL, quiet
+from test_planner_run import SMALL, Slow, quiet
 from dataclasses import replace
-quiet(rooms.planner_run, replace(SMALL, run={run!r}), make=Slow(calculator('emt')))
+quiet(rooms.planner_run, replace(SMALL, run={run!r}), calculator=Slow(calculator('emt')))
 """
 
 
@@ -85,8 +90,8 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = len(read(run / "frames.traj", ":"))
-    counted = CountedCalculator(calculator("emt"))
-    quiet(resume_planner, run, make=counted)
+    counted = Slow(calculator("emt"))
+    quiet(resume_planner, run, calculator=counted)
     frames = read(run / "frames.traj", ":")
     assert kept >= 10 and len(frames) == kept + counted.evaluations
     assert len({(a.info["relaxation"], a.positions.tobytes()) for a in frames}) == len(frames)
@@ -114,7 +119,7 @@ def test_a_failed_calculation_ends_its_relaxation_only(tmp_path, caplog):
             if Sometimes.asked % 7 == 1: raise RuntimeError("no convergence")
             super().calculate(*args, **kwargs)
 
-    found = quiet(planner_run, replace(SMALL, run=str(tmp_path / "run")), make=Sometimes())
+    found = quiet(planner_run, replace(SMALL, run=str(tmp_path / "run")), calculator=Sometimes())
     assert found.fitted.policy.card["played"] >= 24
     assert all(np.isfinite(a.get_forces()).all() for a in read(tmp_path / "run/frames.traj", ":"))
 
@@ -125,9 +130,33 @@ def test_a_broken_calculator_ends_the_run_with_a_sentence(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     asked = ["cuau4", "--planner", "--run", "run", "--calculator", "unlicensed:Broken", "--quiet"]
     assert train_main(asked) == 1
-    assert "failed 10 times in a row" in capsys.readouterr().err
+    assert "10 relaxations in a row failed" in capsys.readouterr().err
     assert train_main(["--resume", "run"]) == 2
     assert "executes code" in capsys.readouterr().err
+
+
+def test_a_start_that_no_planner_takes_ends_the_run(tmp_path, monkeypatch):
+    """Not only the calculator can fail: a run that goes nowhere ends."""
+    def fails(*args, **kwargs): raise RuntimeError("no plan")
+    monkeypatch.setattr(rooms, "RLOptimizer", fails)
+    with pytest.raises(FloatingPointError, match="10 relaxations in a row failed, the last one with RuntimeError: no plan"):
+        quiet(planner_run, replace(SMALL, run=str(tmp_path / "run")))
+
+
+def test_the_policy_is_there_before_it_is_priced(tmp_path, monkeypatch):
+    """Pricing costs evaluations and time: what was learnt does not wait for it."""
+    def interrupted(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(rooms, "prices", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        planner_run(replace(SMALL, run=str(tmp_path / "run")), progress=False, say=lambda line: None)
+    assert policy_of(tmp_path / "run") and not (tmp_path / "run/unfinished.safetensors").exists()
+
+
+def test_another_calculator_is_refused(tmp_path):
+    """A run that was played with an object names it, and goes on with nothing else."""
+    quiet(planner_run, replace(SMALL, run=str(tmp_path / "run")), calculator=CountedCalculator(calculator("emt")))
+    assert planner_settings(tmp_path / "run").calculator == "python:CountedCalculator"
+    with pytest.raises(InputError, match="was made in Python with CountedCalculator"): quiet(resume_planner, tmp_path / "run")
 
 
 def test_commands_know_what_such_a_folder_is(tmp_path, monkeypatch, capsys):
@@ -151,7 +180,7 @@ def test_a_run_begins_with_a_policy(tmp_path):
     quiet(planner_run, replace(SMALL, run=str(tmp_path / "first")))
     found = quiet(planner_run, replace(SMALL, run=str(tmp_path / "second"), init_from=str(tmp_path / "first"), seed=1))
     assert found.fitted.policy.card["begun_with"] > 0
-    with pytest.raises(InputError, match="already holds other files"):
+    with pytest.raises(InputError, match="needs a new folder"):
         (tmp_path / "odd").mkdir()
         (tmp_path / "odd/notes.txt").write_text("mine")
         quiet(planner_run, replace(SMALL, run=str(tmp_path / "odd")))

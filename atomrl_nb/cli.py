@@ -65,7 +65,7 @@ def _add_beginning(parser):
                              "the reason for each line; only structures and --calculator go with it")
     parser.add_argument("--planner", action="store_true",
                         help="no TD3: play relaxations, and fit an energy to plan in to what they have seen, which "
-                             "needs the fewest force evaluations; --steps are evaluations (default "
+                             "needs the fewest force evaluations; a step is one of these (default "
                              f"{PlaySettings().steps}), and a settings file has those of the page of play")
 
 def train_parser() -> argparse.ArgumentParser:

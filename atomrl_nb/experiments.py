@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-from ase.optimize import BFGS
 from matplotlib import pyplot as plt
 
 from .benchmark import interval
+from .comparing import relax
 from .evaluation import card_of, evaluate
 from .experiment import Experiment, policy_id
 from .graphs import ENV_FEATURES
@@ -147,13 +147,9 @@ def bfgs_counts(
     settings: Settings,  # whose calculator, fmax and number of steps hold
 ) -> list:
     "Count the evaluations of BFGS at its defaults."
-    counts, calc = [], calculator(settings.calculator)
-    for atoms in starts:
-        atoms = atoms.copy()
-        atoms.calc, opt = calc, BFGS(atoms, logfile=None)
-        done = opt.run(settings.environment.fmax, settings.environment.max_steps - 1)
-        counts.append(opt.nsteps + 1 if done else settings.environment.max_steps + 1)
-    return counts
+    where, calc = settings.environment, calculator(settings.calculator)
+    reports = [relax(atoms, calc, "BFGS", fmax=where.fmax, steps=where.max_steps - 1).report for atoms in starts]
+    return [report.force_evaluations if report.converged else where.max_steps + 1 for report in reports]
 
 # %% ../nbs/13f_experiments.ipynb #13f0057
 def quickly(study: Study) -> Study:

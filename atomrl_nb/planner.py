@@ -379,6 +379,7 @@ def settled(
     bonded.find(start)  # its bonds stay those of the start
     inner = Planner(planner.coordinates, settings=planner.settings)  # to which the surrogate is the truth
     for _ in range(FIRST_CALLS):
+        if bonded.relative(positions).min(initial=1.0) < planner.settings.too_close: return start
         energy, forces = planner.surrogate.energy_forces(bonded.measure(positions))
         given_up = inner.note(Evaluation(positions, forces.reshape(-1, 3), energy))
         if given_up or inner.trust.history[-1].fmax <= fmax: break
@@ -387,4 +388,4 @@ def settled(
     end = inner.trust.history[best(inner.trust)].positions
     before, after = bonded.relative(start), bonded.relative(end)
     torn = (after > TORN) & (after > 1.3 * before)
-    return start if torn.any() or after.min(initial=1.0) < planner.settings.too_close else end
+    return start if torn.any() else end

@@ -251,6 +251,7 @@ _shaping = dict(environment=dict(correction_weight=0.5))
 _imitation = dict(td3=dict(imitation_weight=1.0))
 _filter, _steps = dict(td3=dict(q_filter=True)), dict(expert=dict(imitate_steps=True))
 _replay = dict(td3=dict(deviation_target="replay"))
+_far = dict(td3=dict(gamma=0.99))
 _informed = dict(environment=dict(env_features=ENV_FEATURES))
 
 def _penalty(weight): return dict(td3=dict(deviation_weight=weight))
@@ -274,13 +275,14 @@ STUDIES = {study.name: study for study in (
         "lambda 0.1 and shaping": merged(_penalty(0.1), _shaping),
         "lambda 10 and shaping": merged(_penalty(10.0), _shaping)},
         systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
-    Study("guide-memory", "How much should a small cell remember, with TD3 alone and with imitation?", {
+    Study("guide-memory", "How much should a small cell remember: TD3 alone, with imitation, with a far sight?", {
         "keeps all": {},
         "1,000": dict(buffer_capacity=1000),
         "250": dict(buffer_capacity=250),
         "keeps all, imitation": _imitation,
-        "1,000, imitation": merged(_imitation, dict(buffer_capacity=1000)),
-        "250, imitation": merged(_imitation, dict(buffer_capacity=250))},
+        "250, imitation": merged(_imitation, dict(buffer_capacity=250)),
+        "keeps all, gamma 0.99": _far,
+        "250, gamma 0.99": merged(_far, dict(buffer_capacity=250))},
         systems=("alloys4", "walls8"), baseline=_no_memory),
     Study("guide-expert", "How should the expert step in, and should it fade?", {
         "step, fades": {},

@@ -277,7 +277,6 @@ STUDIES = {study.name: study for study in (
         systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
     Study("guide-memory", "How much should a small cell remember: TD3 alone, with imitation, with a far sight?", {
         "keeps all": {},
-        "1,000": dict(buffer_capacity=1000),
         "250": dict(buffer_capacity=250),
         "keeps all, imitation": _imitation,
         "250, imitation": merged(_imitation, dict(buffer_capacity=250)),

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged',
-           'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed',
-           'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown',
-           'plot_effects']
+           'settings_of', 'trained', 'calls_of', 'outcome', 'tested', 'logged', 'bfgs_counts', 'quickly', 'measured',
+           'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects',
+           'as_markdown', 'plot_effects']
 
 # %% ../nbs/13f_experiments.ipynb #13f0038
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,19 @@ class System:
     about: str  # in words
     repeat: tuple  # of the cubic cell of four atoms
     settings: dict = field(default_factory=dict)  # as in a settings file
+    aims: tuple = ({},)  # settings of the environments, in turn; also those of the tests
 
 AMPLITUDE = 0.5  # of the displacements [Å]
 R0 = 2.2  # where walls are near [Å]
 _walls = dict(environment=dict(r0=R0))
+_aims = (dict(fmax=0.2), dict(fmax=0.05), dict(fmax=0.02), dict(fmax=0.05, max_steps=10))
 
 SYSTEMS = {
     "alloys4": System("4-atom alloys displaced by up to 0.5 Å", (1, 1, 1)),
     "walls8": System("8-atom alloys displaced by up to 0.5 Å, with r0 = 2.2 Å", (2, 1, 1), _walls),
     "walls4": System("4-atom alloys displaced by up to 0.5 Å, with r0 = 2.2 Å", (1, 1, 1), _walls),
+    "aims4": System("4-atom alloys displaced by up to 0.5 Å, fmax and max_steps vary", (1, 1, 1), aims=_aims),
+    "aims8": System("8-atom alloys displaced by up to 0.5 Å, fmax and max_steps vary", (2, 1, 1), aims=_aims),
 }
 
 def crystals(
@@ -111,9 +116,11 @@ def trained(
     settings: Settings,
     structures: list,  # `ase.Atoms` to train on, at rest
     budget: int,  # force evaluations
+    aims: tuple = ({},),  # settings of the environments, in turn
 ) -> tuple:  # (Trainer, what its steps logged)
     "Train until a number of force evaluations is spent."
     trainer, rows = Trainer(settings, structures), []
+    for env, aim in zip(trainer.environments, cycle(aims)): env.settings = replace(env.settings, **aim)
     trainer.begin()
     while calls_of(trainer) < budget: rows += trainer.round().rows
     return trainer, rows
@@ -127,10 +134,21 @@ def calls_of(
 # %% ../nbs/13f_experiments.ipynb #13f0051
 def outcome(
     counts: list,  # evaluations of each held-out start
-    cap: int,  # evaluations of a start that was not relaxed
+    caps: list,  # evaluations of each where it is not relaxed
 ) -> dict:
     "Sum up the held-out starts of one row."
-    return dict(evaluations=round(float(np.mean(counts)), 3), failed=sum(n >= cap for n in counts), counts=counts)
+    failed = sum(n >= cap for n, cap in zip(counts, caps))
+    return dict(evaluations=round(float(np.mean(counts)), 3), failed=failed, counts=counts)
+
+def tested(
+    trainer: Trainer,
+    starts: list,  # `ase.Atoms`
+    aim: dict,  # settings of the environment
+) -> list:
+    "Count the evaluations of the actor alone."
+    first = trainer.environments[0]
+    first.settings = replace(first.settings, **aim)
+    return [row["steps"] + 1 for row in evaluate(trainer, starts).rows]
 
 def logged(
     rows: list,  # what the steps of a training logged
@@ -144,10 +162,11 @@ def logged(
 # %% ../nbs/13f_experiments.ipynb #13f0054
 def bfgs_counts(
     starts: list,  # `ase.Atoms`
-    settings: Settings,  # whose calculator, fmax and number of steps hold
+    settings: Settings,  # whose calculator holds
+    aim: dict,  # settings of the environment
 ) -> list:
     "Count the evaluations of BFGS at its defaults."
-    where, calc = settings.environment, calculator(settings.calculator)
+    where, calc = replace(settings.environment, **aim), calculator(settings.calculator)
     reports = [relax(atoms, calc, "BFGS", fmax=where.fmax, steps=where.max_steps - 1).report for atoms in starts]
     return [report.force_evaluations if report.converged else where.max_steps + 1 for report in reports]
 
@@ -169,13 +188,14 @@ def measured(
     began, arm = time.process_time(), case["arm"]
     if quick: study = quickly(study)
     settings = settings_of(study, case["system"], arm if arm in study.arms else next(iter(study.arms)), case["seed"])
-    starts, cap = held_out(case["system"], study.starts), settings.environment.max_steps + 1
-    if arm == "BFGS": return outcome(bfgs_counts(starts, settings), cap)
-    trainer, rows = trained(settings, crystals(case["system"], 50, 0), 0 if arm == "untrained" else study.budget)
-    counts = [row["steps"] + 1 for row in evaluate(trainer, starts).rows]
+    starts, aims = held_out(case["system"], study.starts), SYSTEMS[case["system"]].aims
+    caps = [replace(settings.environment, **aim).max_steps + 1 for aim in aims for _ in starts]
+    if arm == "BFGS": return outcome(sum((bfgs_counts(starts, settings, aim) for aim in aims), []), caps)
+    budget = 0 if arm == "untrained" else study.budget
+    trainer, rows = trained(settings, crystals(case["system"], 50, 0), budget, aims)
     policy = work/f"{case['system']} {arm} {case['seed']}.safetensors"
     save_policy(policy, trainer.agent.actor, card_of(trainer))
-    return outcome(counts, cap) | logged(rows) | dict(
+    return outcome(sum((tested(trainer, starts, aim) for aim in aims), []), caps) | logged(rows) | dict(
         calls=calls_of(trainer), expert_calls=trainer.expert_evaluations, steps=trainer.t_total,
         updates=trainer.agent.updates, policy=policy_id(policy), seconds=round(time.process_time() - began, 1))
 
@@ -313,6 +333,11 @@ STUDIES = {study.name: study for study in (
         "pooled critic, no tail": dict(network=dict(critic="pooled")),
         "pooled critic, ordinary tail": merged(_no_consistency, dict(network=dict(critic="pooled")))},
         baseline=_no_memory),
+    Study("guide-gate", "Does environment information pay where fmax and the number of steps vary?", {
+        "none": {},
+        "steps and fmax": dict(environment=dict(env_features=("budget_used", "log_fmax"))),
+        "all": _informed},
+        systems=("aims4", "aims8"), baseline=_no_memory),
 )}
 
 # %% ../nbs/13f_experiments.ipynb #13f0067

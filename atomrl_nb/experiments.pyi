@@ -6,7 +6,7 @@ from ase import Atoms
 from .experiment import Experiment
 from .learner import Trainer
 from .settings import Settings
-__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown', 'plot_effects']
+__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'tested', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown', 'plot_effects']
 
 @dataclass(frozen=True)
 class System:
@@ -15,10 +15,12 @@ class System:
     about: in words
     repeat: of the cubic cell of four atoms
     settings: as in a settings file
+    aims: settings of the environments, in turn; also those of the tests
     """
     about: str
     repeat: tuple
     settings: dict = ...
+    aims: tuple = ({},)
 AMPLITUDE: float  # of the displacements [Å]
 R0: float  # where walls are near [Å]
 SYSTEMS: dict
@@ -68,22 +70,30 @@ def settings_of(study: Study, system: str, arm: str, seed: int=0) -> Settings:
     system: a key of `SYSTEMS`
     """
 
-def trained(settings: Settings, structures: list, budget: int) -> tuple:
+def trained(settings: Settings, structures: list, budget: int, aims: tuple=({},)) -> tuple:
     """Train until a number of force evaluations is spent.
 
     structures: `ase.Atoms` to train on, at rest
     budget: force evaluations
+    aims: settings of the environments, in turn
     returns: (Trainer, what its steps logged)
     """
 
 def calls_of(trainer: Trainer) -> int:
     """Count the force evaluations of a training."""
 
-def outcome(counts: list, cap: int) -> dict:
+def outcome(counts: list, caps: list) -> dict:
     """Sum up the held-out starts of one row.
 
     counts: evaluations of each held-out start
-    cap: evaluations of a start that was not relaxed
+    caps: evaluations of each where it is not relaxed
+    """
+
+def tested(trainer: Trainer, starts: list, aim: dict) -> list:
+    """Count the evaluations of the actor alone.
+
+    starts: `ase.Atoms`
+    aim: settings of the environment
     """
 
 def logged(rows: list) -> dict:
@@ -92,11 +102,12 @@ def logged(rows: list) -> dict:
     rows: what the steps of a training logged
     """
 
-def bfgs_counts(starts: list, settings: Settings) -> list:
+def bfgs_counts(starts: list, settings: Settings, aim: dict) -> list:
     """Count the evaluations of BFGS at its defaults.
 
     starts: `ase.Atoms`
-    settings: whose calculator, fmax and number of steps hold
+    settings: whose calculator holds
+    aim: settings of the environment
     """
 
 def quickly(study: Study) -> Study:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
-__all__ = ['METRIC_GUIDE', 'RULES', 'read_table', 'discounted_returns', 'best_returns', 'Metric', 'live', 'reduce', 'indicators', 'Rule', 'Finding', 'examine', 'diagnose', 'plot_results', 'plot_metrics', 'save_results']
+__all__ = ['METRIC_GUIDE', 'RULES', 'read_table', 'discounted_returns', 'best_returns', 'Metric', 'live', 'guide_metrics', 'reduce', 'indicators', 'Rule', 'Finding', 'rules_that_hold', 'examine', 'diagnose', 'plot_results', 'plot_metrics', 'save_results']
 
 def read_table(run: str | Path, name: str='metrics') -> pd.DataFrame:
     """Read a table of a run, also while the run writes it.
@@ -64,6 +64,16 @@ def live(run: str | Path, metrics: pd.DataFrame | None=None) -> pd.DataFrame:
     returns: one row a step: `t_total`, and a column for each metric of the guide
     """
 
+def guide_metrics(metrics: pd.DataFrame, tests: pd.DataFrame, config: dict, over: bool) -> pd.DataFrame:
+    """Compute the guide's metrics from tables, wherever they are kept.
+
+    metrics: what steps logged
+    tests: what evaluations found
+    config: settings, nested
+    over: whether the run has come to its end
+    returns: as `live`
+    """
+
 def reduce(table: pd.DataFrame) -> dict:
     """Sum up some steps in one number for each metric.
 
@@ -115,6 +125,13 @@ class Finding:
     meaning: str
     change: str
     def __str__(self) -> str: ...
+
+def rules_that_hold(values: dict) -> list:
+    """Tell which rules name something.
+
+    values: metric -> number, as of `reduce`
+    returns: `Rule`s, without those that follow from another one
+    """
 
 def examine(table: pd.DataFrame) -> list:
     """Apply the rules to the last quarter of a run.

@@ -170,6 +170,6 @@ def measured_run(
     counts = [cap] * len(starts) if lost else [row["steps"] + 1 for row in evaluate(run.trainer, starts).rows]
     policy = work/f"{name} {case['seed']}.safetensors"
     save_policy(policy, run.trainer.agent.actor, card_of(run.trainer))
-    return outcome(counts, cap) | dict(error=run.error) | signs(run) | dict(
+    return outcome(counts, [cap] * len(counts)) | dict(error=run.error) | signs(run) | dict(
         calls=calls_of(run.trainer), updates=run.trainer.agent.updates, policy=policy_id(policy),
         seconds=round(time.process_time() - began, 1))

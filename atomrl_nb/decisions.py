@@ -259,7 +259,7 @@ def _measured(case, quick, work):
     if case["arm"] == RULE_OFF: genome[len(NUMBERS):] = 0.0
     ends = [relaxed(task, [TEST, case["seed"], k], genome) for k in range(starts)]
     made = {} if genome is None else dict(genome=dict(zip(GENES, genome.round(4).tolist())))
-    return outcome([end.evaluations for end in ends], CAP) | made | dict(
+    return outcome([end.evaluations for end in ends], [CAP] * len(ends)) | made | dict(
         energies=[round(end.energy, 5) for end in ends], seconds=round(time.process_time() - began, 1))
 
 # %% ../nbs/13h_decisions.ipynb #13h00029

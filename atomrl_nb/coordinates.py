@@ -296,8 +296,8 @@ def pulled(
     pulls: np.ndarray,  # (n_entries, 3) slopes with them, times a number for each row
 ) -> np.ndarray:  # (n,)
     "Sum the slopes of rows with the coordinates: what `slopes_at` gives, transposed, times the numbers."
-    n = len(place.positions)
-    to, off = (np.stack([np.bincount(end, pull, n) for pull in pulls.T], axis=1) for end in (ends[:, 1], ends[:, 0]))
+    n, components = len(place.positions), 3 * ends.T[:, :, None] + np.arange(3)  # of each end, as `pulls`
+    off, to = (np.bincount(end.ravel(), pulls.ravel(), 3 * n).reshape(n, 3) for end in components)
     return place.pull(to - off, None if place.stretch is None else pulls.T @ vectors)
 
 # %% ../nbs/01e_coordinates.ipynb #1da00016

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from .coordinates import EnergyForces
 from .internals import Internals, Measured
-__all__ = ['CONSTANTS', 'COUPLED', 'UNITS', 'STIFFEST', 'METALS', 'MORSE', 'FARTHEST', 'RIDGE', 'MOST_DENSE', 'Surroundings', 'spring_constants', 'bond_rows', 'couplings', 'ForceField', 'force_field', 'hessian', 'inverse', 'anchored']
+__all__ = ['CONSTANTS', 'COUPLED', 'UNITS', 'STIFFEST', 'METALS', 'MORSE', 'FARTHEST', 'FEW', 'RIDGE', 'MOST_DENSE', 'Surroundings', 'spring_constants', 'bond_rows', 'couplings', 'ForceField', 'force_field', 'hessian', 'curvature', 'inverse', 'anchored']
 CONSTANTS: dict[str, dict[str, float]]
 COUPLED: dict[str, float]  # shares of the geometric mean of two springs
 UNITS: dict
@@ -98,10 +98,17 @@ def hessian(field: ForceField, at: Measured) -> csr_matrix:
 
     returns: (3 n_atoms, 3 n_atoms) [eV/Å²]
     """
+FEW: int  # coordinates: up to here a matrix with all its zeros is faster
+
+def curvature(field: ForceField, at: Measured) -> np.ndarray | csr_matrix:
+    """Compute the same as `hessian`, as an array where there are few coordinates.
+
+    returns: (3 n_atoms, 3 n_atoms) [eV/Å²]
+    """
 RIDGE: float  # eV/Å²: added to every curvature, so that no move is endless
 MOST_DENSE: int  # coordinates: beyond, a matrix is not factorized
 
-def inverse(matrix: csr_matrix, ridge: float=...) -> Callable:
+def inverse(matrix: np.ndarray | csr_matrix, ridge: float=...) -> Callable:
     """Return the function that multiplies with the inverse of a matrix that has a ridge on its diagonal.
 
     matrix: (n, n) positive semidefinite

@@ -104,10 +104,11 @@ class Internals:
         other: of the same atoms
         """
 
-def find_internals(atoms: Atoms) -> Internals:
+def find_internals(atoms: Atoms, known: Internals | None=None) -> Internals:
     """Find the internal coordinates of a structure.
 
     atoms: structure; no calculator is needed
+    known: of the same atoms; given back where its bonds are the same and are all there is
     """
 
 def wrapped(angle: np.ndarray) -> np.ndarray:
@@ -134,6 +135,12 @@ class Measured:
     @cached_property
     def slopes(self) -> csr_matrix:
         """Differentiate the internal coordinates with the coordinates: the matrix B.
+
+        returns: (n_rows, n)
+        """
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Write B out, with its zeros.
 
         returns: (n_rows, n)
         """

@@ -28,7 +28,7 @@ from .internals import Measured
 from .networks import Actor
 from .policies import Policy, load_policy
 from .planner import Planner, PlannerSettings
-from .potential import Moved
+from .potential import Moved, NumpyEnergy
 from .neighbours import coordination
 from .schema import LOOP, build
 from .structures import InputError
@@ -258,30 +258,47 @@ class LearnedEnergy:
         forces: np.ndarray,  # (n,) true ones there [eV/Å]
     ):
         "Show the network a place; the walk from there is in double precision, whatever the network is in."
-        self.first, atoms = place, self.coordinates.atoms
+        self.first, self.seen, atoms = place, {}, self.coordinates.atoms
         known = Atoms(atoms.numbers[self.part], place.positions[self.part], cell=place.cell, pbc=atoms.pbc)
         graph = AtomGraph.from_atoms(known, self.actor.settings.reach, torch.float64)
         shown = replace(graph, forces=torch.as_tensor(place.on_atoms(forces.reshape(-1, 3))[self.part]))
         precision = next(self.actor.parameters()).dtype
         self.local = self.actor.local_energy(shown.to(dtype=precision)).on(graph)
+        self.in_numpy = None if self.local.turn.shape[1] else NumpyEnergy(self.local)
 
-    @torch.no_grad()
     def energy_forces(
         self,
         at: Measured,
     ) -> EnergyForces:
-        "Compute energy and forces of the part."
+        "Compute energy and forces of the part, once."
+        key = at.x.tobytes()
+        if key not in self.seen: self.seen[key] = self._energy_forces(at)
+        return self.seen[key]
+
+    @torch.no_grad()
+    def _energy_forces(self, at):
+        "Compute them."
         place, first, stretch, before = at.place, self.first, None, self.first.positions
         if place.stretch is not None:
             stretch = place.stretch @ np.linalg.inv(first.stretch)
             before = before @ stretch.T
-        shift = torch.as_tensor((place.positions - before)[self.part])
-        moved = Moved(self.local, shift, None if stretch is None else torch.as_tensor(stretch), order=1)
-        energy, forces = float(moved.energy()), np.zeros_like(place.positions)
-        forces[self.part] = moved.forces().numpy()
+        energy, of_part, virial = self.of_part((place.positions - before)[self.part], stretch)
+        forces = np.zeros_like(place.positions)
+        forces[self.part] = of_part
         if stretch is None: return EnergyForces(energy, place.pull(forces))
         work = place.coordinates.pressure * place.volume
-        return EnergyForces(energy + work, place.pull(forces, moved.virials()[0].numpy() - work * np.eye(3)))
+        return EnergyForces(energy + work, place.pull(forces, virial - work * np.eye(3)))
+
+    def of_part(
+        self,
+        shift: np.ndarray,  # (n_known, 3) displacement of the atoms that the policy knows [Å]
+        stretch: np.ndarray | None,  # (3, 3) of what is displaced; None: none
+    ) -> tuple:  # energy, forces and virial, as those of `NumpyEnergy`
+        "Compute them in numpy, or in torch where there are angles."
+        if self.in_numpy is not None: return self.in_numpy.at(shift, stretch)
+        of_cell = None if stretch is None else torch.as_tensor(stretch)
+        moved = Moved(self.local, torch.as_tensor(shift), of_cell, order=1)
+        return float(moved.energy()), moved.forces().numpy(), moved.virials()[0].numpy()
 
 # %% ../nbs/03a_learned.ipynb #3aa00028
 @dataclass(frozen=True)

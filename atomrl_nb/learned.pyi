@@ -157,7 +157,14 @@ class LearnedEnergy:
         forces: (n,) true ones there [eV/Å]
         """
     def energy_forces(self, at: Measured) -> EnergyForces:
-        """Compute energy and forces of the part."""
+        """Compute energy and forces of the part, once."""
+    def of_part(self, shift: np.ndarray, stretch: np.ndarray | None) -> tuple:
+        """Compute them in numpy, or in torch where there are angles.
+
+        shift: (n_known, 3) displacement of the atoms that the policy knows [Å]
+        stretch: (3, 3) of what is displaced; None: none
+        returns: energy, forces and virial, as those of `NumpyEnergy`
+        """
 
 @dataclass(frozen=True)
 class LoopSettings:

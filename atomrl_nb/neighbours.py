@@ -6,6 +6,7 @@
 __all__ = ['has_lattice', 'neighbour_list', 'ClosestPair', 'closest_pair', 'coordination']
 
 # %% ../nbs/0_neighbours.ipynb #00000004
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +76,14 @@ def coordination(
     atoms: Atoms,  # structure, periodic images included
 ) -> np.ndarray:  # (n_atoms,) neighbours, counted smoothly
     "Count the neighbours of each atom."
-    radii = covalent_radii[atoms.numbers]
-    i, j, d = neighbour_list(atoms.positions, atoms.cell, atoms.pbc, 3.2 * radii.max())
+    given = atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc
+    return np.frombuffer(_coordination(*(part.tobytes() for part in given))).copy()
+
+@lru_cache(maxsize=4)  # whoever chooses a policy asks several times
+def _coordination(*given):
+    "Count the neighbours of each atom."
+    numbers, positions, cell, pbc = (np.frombuffer(part, kind) for part, kind in zip(given, (int, float, float, bool)))
+    radii = covalent_radii[numbers]
+    i, j, d = neighbour_list(positions.reshape(-1, 3), cell.reshape(3, 3), pbc, 3.2 * radii.max())
     x = np.clip((d / (radii[i] + radii[j]) - 1.2) / 0.4, 0, 1)
-    return np.bincount(i, weights=(1 + np.cos(np.pi * x)) / 2, minlength=len(atoms))
+    return np.bincount(i, weights=(1 + np.cos(np.pi * x)) / 2, minlength=len(numbers)).tobytes()

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['FIELD', 'CLOSE_BY', 'BESIDE', 'LUCK', 'STRAINED', 'LEAST_PRODUCTS', 'MOST_PRODUCTS', 'MOST_CURVATURE', 'STIFF',
-           'FIRST_CALLS', 'FIRST_MOVE', 'TORN', 'PlannerSettings', 'Bonded', 'Planner', 'Option', 'options',
-           'first_error', 'doubtful', 'settles', 'propose', 'lowest_vector', 'Curvature', 'lowest_curvature', 'settled']
+           'CLEAR', 'FIRST_CALLS', 'FIRST_MOVE', 'TORN', 'PlannerSettings', 'Bonded', 'Planner', 'Option', 'options',
+           'first_error', 'doubtful', 'settles', 'propose', 'lowest_vector', 'Curvature', 'lowest_curvature',
+           'clearly_minimum', 'settled']
 
 # %% ../nbs/01k_planner.ipynb #1f400004
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +22,11 @@ from scipy.linalg import solve_triangular
 
 from .coordinates import LEVER, Coordinates, coordinates_of
 from .error_model import ErrorModel, ErrorSettings, fit, fit_linear
-from .force_field import RIDGE, anchored, force_field, hessian, inverse
+from .force_field import RIDGE, anchored, curvature, force_field, hessian, inverse
 from .internals import Measured, find_internals
 from .schema import PLANNER, build, plain_values
 from .trust import NOISY, Evaluation, Trust, TrustSettings, best, note
-from .walk import Known, WalkSettings, exact_at, largest, walk
+from .walk import Known, Model, WalkSettings, exact_at, largest, walk
 
 # %% ../nbs/01k_planner.ipynb #1f400006
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Bonded:
         self.coordinates = target if isinstance(target, Coordinates) else coordinates_of(target)
         self.atoms = self.coordinates.atoms
         self.internals, self.errors = None, None  # of the bonds that were found last
+        self.points: dict = {}  # number of an evaluation -> `Measured`
+        self.found_at: np.ndarray | None = None  # where bonds were looked for last
 
     def measure(self, x: np.ndarray) -> Measured:
         "Compute the internal coordinates."
@@ -60,11 +64,13 @@ class Bonded:
 
     def find(self, x: np.ndarray):
         "Find the internal coordinates, anew where bonds have changed."
+        if x is self.found_at: return
+        self.found_at = x
         place, there = self.coordinates.place(x), Atoms(self.atoms.numbers, pbc=self.atoms.pbc)
         there.cell, there.positions = place.cell, place.positions
-        found = find_internals(there)
-        if self.internals is not None and found.same_as(self.internals): return
-        self.internals, self.errors = found, None
+        found = find_internals(there, self.internals)
+        if self.internals is not None and (found is self.internals or found.same_as(self.internals)): return
+        self.internals, self.errors, self.points = found, None, {}
         self.springs = force_field(found, self.atoms.numbers, self.measure(x))
 
     def relative(self, x: np.ndarray) -> np.ndarray:  # (n_bonded,) in units of the covalent radii
@@ -84,6 +90,11 @@ class Bonded:
 # %% ../nbs/01k_planner.ipynb #1f400007
 FIELD = 0.2  # share of the forces on the whole, above which there is a field that it is to move in
 
+@lru_cache(maxsize=64)
+def _checked(settings):
+    "Check settings, once."
+    return build(settings, plain_values(settings), PLANNER, "planner.")
+
 class Planner(Bonded):
     "Plan one relaxation."
 
@@ -95,12 +106,21 @@ class Planner(Bonded):
         trust: Trust | None = None,  # to go on with
     ):
         super().__init__(target)
-        self.settings = settings = build(settings, plain_values(settings), PLANNER, "planner.")
+        self.settings = settings = _checked(settings)
         self.surrogate = surrogate
         self.trust = trust or Trust(settings.trust, radius=settings.trust.first)
         self.planned_in, self.why = "", ""  # what is planned in, and why
+        self.shaping: dict = {}  # id of an evaluation -> that, and its forces but those on the whole
         self.rigid_noise = None  # whether forces on the whole are noise; None: not known yet
+        self.model: Model | None = None  # of the last plan
         self.at_noise = ""  # why nothing is to be gained any more; empty where there is
+
+    def point(self, k: int) -> Measured:
+        "Compute the internal coordinates of an evaluation; of a small structure once."
+        positions = self.trust.history[k].positions
+        if len(self.atoms) > self.settings.large: return self.measure(positions)
+        if k not in self.points: self.points[k] = self.measure(positions)
+        return self.points[k]
 
     @property
     def here(self) -> Evaluation:
@@ -131,6 +151,11 @@ class Planner(Bonded):
         return self._shaping(evaluation) if self.rigid_noise else forces
 
     def _shaping(self, evaluation):
+        "Take out the forces on the whole, once."
+        if id(evaluation) not in self.shaping: self.shaping[id(evaluation)] = evaluation, self._shaped(evaluation)
+        return self.shaping[id(evaluation)][1]
+
+    def _shaped(self, evaluation):
         "Take out the forces on the whole."
         forces = evaluation.forces.ravel()
         moves, sizes, _ = np.linalg.svd(self.rigid(evaluation.positions), full_matrices=False)
@@ -155,7 +180,7 @@ def options(
     if planner.surrogate is not None:
         priors.append(s.learned if hasattr(planner.surrogate, "at_anchor") else s.surrogate)
     chosen = _telling(planner, min(prior.absurd for prior in priors))
-    points = [planner.measure(trust.history[k].positions) for k in chosen]
+    points = [planner.point(k) for k in chosen]
     forces = np.stack([planner.driving(trust.history[k]) for k in chosen])
     found = []
     for offered, prior in zip(_offered(planner, points[0], forces[0]), priors):
@@ -163,6 +188,7 @@ def options(
         learnt = _learnt(planner, chosen, points, wrong, replace(prior, noise=min(prior.noise, 0.03 * fmax)))
         trusted = offered is not planner.springs and first_error(planner) < s.refuted
         found.append(Option(offered, learnt, learnt.evidence + s.credit * trusted))
+    if planner.errors is not None: planner.errors.tables.clear()  # to save memory
     return sorted(found, key=lambda option: -option.evidence)
 
 # %% ../nbs/01k_planner.ipynb #4b010005
@@ -186,7 +212,7 @@ def first_error(
 ) -> float:  # share of the forces
     "Tell how wrong the surrogate was at the first evaluation; 1 where its own forces vanish, as in its minimum."
     first = planner.trust.history[0]
-    forecast = planner.surrogate.energy_forces(planner.measure(first.positions)).forces
+    forecast = planner.surrogate.energy_forces(planner.point(0)).forces
     return float(np.linalg.norm(first.forces.ravel() - forecast) / max(np.linalg.norm(first.forces), 1e-12))
 
 # %% ../nbs/01k_planner.ipynb #4b010006
@@ -197,7 +223,7 @@ def _learnt(planner, chosen, points, wrong, errors):
         return fit_linear(points[0].x, [at.x for at in points], wrong, hessian(planner.springs, points[0]))
     if planner.errors is None:
         planner.errors = ErrorModel(planner.atoms, planner.internals, planner.springs.constants, s.errors)
-    for known in history[len(planner.errors.points):]: planner.errors.add(planner.measure(known.positions))
+    for k in range(len(planner.errors.points), len(history)): planner.errors.add(planner.point(k))
     if planner.trust.force_noise: errors = replace(errors, noise=planner.trust.force_noise)
     return fit(planner.errors, chosen, wrong, errors, planner.trust.measured is None and doubtful(planner))
 
@@ -220,8 +246,10 @@ def settles(
     fmax: float,  # target [eV/Å]
 ) -> str:  # empty where the forces can still fall
     "Say that nothing is to be gained any more, where the forces are noise."
-    noise, expected = planner.trust.force_noise, largest(model.energy_forces(at).forces)
-    if LUCK * noise <= fmax or expected > max(fmax, noise / 2): return ""
+    noise = planner.trust.force_noise
+    if LUCK * noise <= fmax: return ""
+    expected = largest(model.energy_forces(at).forces)
+    if expected > max(fmax, noise / 2): return ""
     uncertain = f"each component is uncertain by {noise:.3g} eV/Å"
     return f"the forces are at the noise: {uncertain}, and no force larger than {expected:.3g} eV/Å is expected"
 
@@ -239,9 +267,9 @@ def propose(
         if trust.error < trust.settings.good: trust.radius = trust.settings.widest
     _say(planner, first, others)
     if trust.measured is None and first.learnt.noise > NOISY: return _again(planner, here)
-    at, forces = planner.measure(here.positions), planner.driving(here)
+    at, forces = planner.point(trust.anchor), planner.driving(here)
     model = exact_at(first.known, first.learnt, at, None if trust.force_noise else forces)
-    planner.at_noise = settles(planner, model, at, fmax)
+    planner.model, planner.at_noise = model, settles(planner, model, at, fmax)
     if planner.at_noise: return here.positions
     return _walked(planner, model, at, forces, fmax)
 
@@ -252,7 +280,7 @@ def _walked(planner, model, at, forces, fmax):
     "Walk in the model; where the walk ends at a place that is known already, take a short step instead."
     trust, here, correct = planner.trust, planner.here, planner.coordinates.corrected
     soft = here.fmax / trust.settings.soft + 0.02 if trust.settings.soft else np.inf  # Å
-    solve, radius = inverse(hessian(planner.springs, at)), min(trust.radius, soft)
+    solve, radius = inverse(curvature(planner.springs, at)), min(trust.radius, soft)
     radii = np.full(len(here.positions), radius)  # of each row: the atoms, and then the strain
     radii[len(planner.atoms):] = min(radius, STRAINED * LEVER)
     end = walk(model, planner.measure, here.positions, solve, radii, fmax,
@@ -320,11 +348,26 @@ def lowest_curvature(
     step: float = 0.01,  # of the differences [Å]
 ) -> Curvature:
     "Find the lowest curvature that is known at the anchor."
-    here, n = planner.here, planner.coordinates.size
-    if not 4 < n <= MOST_CURVATURE: return Curvature(None, None)
-    first, at, whole = options(planner, fmax)[0], planner.measure(here.positions), _whole(planner, here)
-    model = exact_at(first.known, first.learnt, at, None)
-    metric = hessian(planner.springs, at).toarray() + RIDGE * np.eye(n)
+    if not 4 < planner.coordinates.size <= MOST_CURVATURE: return Curvature(None, None)
+    first, at = options(planner, fmax)[0], planner.point(planner.trust.anchor)
+    return _lowest(planner, exact_at(first.known, first.learnt, at, None), at, step)
+
+CLEAR = 0.2  # eV/Å²: where the last plan's model curves upwards by more, one evaluation more makes no saddle of it
+
+def clearly_minimum(
+    planner: Planner,  # that has noted an evaluation after its last plan
+    step: float = 0.01,  # of the differences [Å]
+) -> bool:
+    "Tell whether the learned energy that has just led here curves upwards by far."
+    if planner.model is None or not hasattr(planner.surrogate, "at_anchor"): return False
+    if not 4 < planner.coordinates.size <= MOST_CURVATURE: return False
+    return _lowest(planner, planner.model, planner.point(planner.trust.anchor), step).value > CLEAR
+
+def _lowest(planner, model, at, step):
+    "Find the lowest curvature of a model at the anchor."
+    here, n, whole = planner.here, planner.coordinates.size, _whole(planner, planner.here)
+    stiff_springs = curvature(planner.springs, at)
+    metric = (stiff_springs if isinstance(stiff_springs, np.ndarray) else stiff_springs.toarray()) + RIDGE * np.eye(n)
     lower = np.linalg.cholesky(metric + STIFF * whole @ whole.T)  # of the metric, in which eigenvalues are sought
 
     def forces(x): return model.energy_forces(planner.measure(here.positions + x.reshape(-1, 3))).forces

@@ -12,7 +12,7 @@ from .error_model import ErrorSettings
 from .internals import Measured
 from .trust import Evaluation, Trust, TrustSettings
 from .walk import Known, WalkSettings
-__all__ = ['FIELD', 'CLOSE_BY', 'BESIDE', 'LUCK', 'STRAINED', 'LEAST_PRODUCTS', 'MOST_PRODUCTS', 'MOST_CURVATURE', 'STIFF', 'FIRST_CALLS', 'FIRST_MOVE', 'TORN', 'PlannerSettings', 'Bonded', 'Planner', 'Option', 'options', 'first_error', 'doubtful', 'settles', 'propose', 'lowest_vector', 'Curvature', 'lowest_curvature', 'settled']
+__all__ = ['FIELD', 'CLOSE_BY', 'BESIDE', 'LUCK', 'STRAINED', 'LEAST_PRODUCTS', 'MOST_PRODUCTS', 'MOST_CURVATURE', 'STIFF', 'CLEAR', 'FIRST_CALLS', 'FIRST_MOVE', 'TORN', 'PlannerSettings', 'Bonded', 'Planner', 'Option', 'options', 'first_error', 'doubtful', 'settles', 'propose', 'lowest_vector', 'Curvature', 'lowest_curvature', 'clearly_minimum', 'settled']
 
 @dataclass(frozen=True)
 class PlannerSettings:
@@ -73,6 +73,8 @@ class Planner(Bonded):
         surrogate: to plan in, beside the model force field
         trust: to go on with
         """
+    def point(self, k: int) -> Measured:
+        """Compute the internal coordinates of an evaluation; of a small structure once."""
     @property
     def here(self) -> Evaluation:
         """Take the evaluation at the anchor."""
@@ -166,6 +168,14 @@ def lowest_curvature(planner: Planner, fmax: float=0.01, step: float=0.01) -> Cu
 
     planner: that has noted an evaluation
     fmax: target [eV/Å]
+    step: of the differences [Å]
+    """
+CLEAR: float  # eV/Å²: where the last plan's model curves upwards by more, one evaluation more makes no saddle of it
+
+def clearly_minimum(planner: Planner, step: float=0.01) -> bool:
+    """Tell whether the learned energy that has just led here curves upwards by far.
+
+    planner: that has noted an evaluation after its last plan
     step: of the differences [Å]
     """
 FIRST_CALLS: int  # of the surrogate, at most

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEGREES', 'Radial', 'radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of', 'radial_sums', 'Harmonics',
-           'harmonics', 'Moved', 'Angles', 'BondPairs', 'pairs_of', 'EnergyModel']
+           'harmonics', 'Moved', 'Angles', 'BondPairs', 'pairs_of', 'radial_in_numpy', 'NumpyEnergy', 'EnergyModel']
 
 # %% ../nbs/01c_potential.ipynb #1cc00004
 import math
@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from e3nn import o3
 from fastcore.basics import patch
+from scipy.sparse import csc_matrix
 
 from .graphs import AtomGraph
 from .hessian import Hessian
@@ -323,6 +325,60 @@ def hessian(self: Moved) -> Hessian:
     def merge(rows): return rows.new_zeros(pairs.shape[1], *rows.shape[1:]).index_add(0, row, rows)
     springs, levers = merge(torch.cat([springs, springs])), merge(torch.cat([given[0], -given[1]]))
     return Hessian(replace(local.graph, pair_index=pairs), springs, levers, curvature)
+
+# %% ../nbs/01c_potential.ipynb #1cc00032
+def radial_in_numpy(
+    length: np.ndarray,  # (n_bonds,) [Å]
+    cutoff: float,  # [Å]
+    n_basis: int,  # number of Bessel functions
+    powers: bool,  # whether two inverse powers come after them
+) -> tuple:  # of (n_functions, n_bonds) values, and slopes [1/Å]
+    "Compute radial functions and their slopes."
+    x = np.clip(length / cutoff, 0.05, 1.0)
+    wave = np.cumprod(np.broadcast_to(np.exp(1j * np.pi * x), (n_basis, len(x))), axis=0)
+    y, size = 1 - x, 2**0.5 / math.pi
+    e, e1 = size * (1 - x**6 * (28 - 48 * x + 21 * x**2)) / x, -168 * size * x**4 * y**2  # envelope, its slope, over x
+    order = math.pi * np.arange(1, n_basis + 1)[:, None]
+    values, slopes = wave.imag * e, (wave.imag * (e1 - e / x) + order * wave.real * e) / cutoff
+    if not powers: return values, slopes
+    more = power_derivatives(torch.as_tensor(length), cutoff)
+    return np.vstack([values, more.values.T.numpy()]), np.vstack([slopes, more.first.T.numpy()])
+
+# %% ../nbs/01c_potential.ipynb #1cc00034
+class NumpyEnergy:
+    "A local energy of one structure without angles and fixed atoms."
+
+    def __init__(
+        self,
+        local: LocalEnergy,
+    ):
+        self.local, n, bonds = local, local.graph.n_atoms, local.bonds
+        self.src, self.dst = self.ends = local.graph.edge_index[:, bonds].numpy()
+        self.vec, self.mixing, self.bend = local.graph.edge_vec[bonds].numpy(), local.mixing.numpy(), local.bend.numpy()
+        count = len(self.src)
+        entries = np.ones(2 * count), self.ends[::-1].ravel(), np.arange(2 * count + 1)
+        self.gather = csc_matrix(entries, (n, 2 * count))
+        signs = np.tile([1.0, -1.0], count)
+        self.pull = csc_matrix((signs, self.ends.T.ravel(), 2 * np.arange(count + 1)), (n, count))
+
+    def at(
+        self,
+        shift: np.ndarray,  # (n_atoms, 3) displacement [Å]
+        stretch: np.ndarray | None = None,  # (3, 3) of what is displaced; None: none
+    ) -> tuple:  # energy [eV], forces (n_atoms, 3) [eV/Å], virial (3, 3) [eV]; all as those of `Moved`
+        "Compute energy, forces and virial at displaced atoms."
+        vec = (self.vec if stretch is None else self.vec @ stretch.T) + shift[self.dst] - shift[self.src]
+        length, (_, n_functions, count) = np.sqrt((vec**2).sum(1)), self.mixing.shape
+        powers, cutoff = self.local.powers, self.local.cutoff
+        values, slopes = radial_in_numpy(length, cutoff, n_functions - 2 * powers, powers)
+        sums, (b, c) = np.einsum("skb,kb->sb", self.mixing, values), self.bend
+        given = sums[1:].reshape(2, -1, count).transpose(0, 2, 1).reshape(2 * count, -1)
+        rho = self.gather @ given  # (n_atoms, n_terms) densities
+        pull = rho * (b + c * rho / 2)
+        weights = np.concatenate([np.ones((1, count)), pull[self.dst].T, pull[self.src].T])  # of each radial sum
+        tension = np.einsum("kb,kb->b", np.einsum("skb,sb->kb", self.mixing, weights), slopes) / length
+        each = tension[:, None] * vec
+        return float(sums[0].sum() + (rho**2 * (b / 2 + c * rho / 6)).sum()), self.pull @ each, -vec.T @ each
 
 # %% ../nbs/01c_potential.ipynb #1cc00020
 class EnergyModel(torch.nn.Module):

@@ -4,11 +4,12 @@ from typing import Any
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
+import numpy as np
 import torch
 from e3nn import o3
 from .graphs import AtomGraph
 from .hessian import Hessian
-__all__ = ['DEGREES', 'Radial', 'radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of', 'radial_sums', 'Harmonics', 'harmonics', 'Moved', 'Angles', 'BondPairs', 'pairs_of', 'EnergyModel']
+__all__ = ['DEGREES', 'Radial', 'radial_derivatives', 'power_derivatives', 'LocalEnergy', 'bonds_of', 'radial_sums', 'Harmonics', 'harmonics', 'Moved', 'Angles', 'BondPairs', 'pairs_of', 'radial_in_numpy', 'NumpyEnergy', 'EnergyModel']
 
 class Radial(NamedTuple):
     """Radial functions with two derivatives.
@@ -210,6 +211,36 @@ def pairs_of(graph: AtomGraph, ends: torch.Tensor) -> BondPairs:
     graph: keeps the pairs, for the next call
     ends: (2, n_bonds) atoms of each bond
     """
+
+def radial_in_numpy(length: np.ndarray, cutoff: float, n_basis: int, powers: bool) -> tuple:
+    """Compute radial functions and their slopes.
+
+    length: (n_bonds,) [Å]
+    cutoff: [Å]
+    n_basis: number of Bessel functions
+    powers: whether two inverse powers come after them
+    returns: of (n_functions, n_bonds) values, and slopes [1/Å]
+    """
+
+class NumpyEnergy:
+    """A local energy of one structure without angles and fixed atoms."""
+    local: LocalEnergy
+    src: Any
+    dst: Any
+    ends: Any
+    vec: Any
+    mixing: Any
+    bend: Any
+    gather: Any
+    pull: Any
+    def __init__(self, local: LocalEnergy) -> None: ...
+    def at(self, shift: np.ndarray, stretch: np.ndarray | None=None) -> tuple:
+        """Compute energy, forces and virial at displaced atoms.
+
+        shift: (n_atoms, 3) displacement [Å]
+        stretch: (3, 3) of what is displaced; None: none
+        returns: energy [eV], forces (n_atoms, 3) [eV/Å], virial (3, 3) [eV]; all as those of `Moved`
+        """
 
 class EnergyModel(torch.nn.Module):
     """Make a `LocalEnergy` of invariants of the atoms."""

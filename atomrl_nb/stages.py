@@ -20,7 +20,7 @@ from .coordinates import Coordinates
 from .expert import fake_step
 from .last_resort import best_matrix, last_resort
 from .learned import ActorPlanner, LearnedEnergy
-from .planner import LUCK, Planner, lowest_curvature
+from .planner import LUCK, Planner, clearly_minimum, lowest_curvature
 from .trust import Evaluation, Landmark, Trust, best, evaluated
 from .walk import largest
 from .workers import reason_of
@@ -215,6 +215,7 @@ class LeavingSaddles(Staged):
         if self.kicked is not None or self.handed_over or known is None: return False
         now, self.kicked = self.here(), -1
         if not self.seen(now): self.planner.note(now)
+        if clearly_minimum(self.planner): return False
         curvature, direction = self.curvature()
         if curvature is None or curvature > -SADDLE: return False
         self.trust.forecast = None

@@ -66,9 +66,11 @@ class Model:
     learnt: Known
     origin: np.ndarray  # (n_atoms or n_atoms + 3, 3) the anchor [Å]
     offset: np.ndarray  # (n,) forces that make it exact there [eV/Å]
+    begin: EnergyForces | None = None  # the sum at the anchor, where it is known
 
     def energy_forces(self, at: Measured) -> EnergyForces:
         "Add them up."
+        if self.begin is not None and at.x is self.origin: return self.begin
         (energy, forces), (more, error) = self.known.energy_forces(at), self.learnt.energy_forces(at)
         work = float(self.offset @ (at.x - self.origin).ravel())
         return EnergyForces(energy + more - work, forces + error + self.offset)
@@ -81,7 +83,9 @@ def exact_at(
 ) -> Model:
     "Make a model that has the true forces at the anchor."
     if forces is None: return Model(known, learnt, at.x, np.zeros(at.x.size))
-    return Model(known, learnt, at.x, forces - known.energy_forces(at).forces - learnt.energy_forces(at).forces)
+    (energy, pull), (more, error) = known.energy_forces(at), learnt.energy_forces(at)
+    offset = forces - pull - error
+    return Model(known, learnt, at.x, offset, EnergyForces(energy + more, pull + error + offset))
 
 # %% ../nbs/01i_walk.ipynb #1f20000d
 @dataclass(frozen=True)

@@ -46,11 +46,13 @@ class Model:
 
     origin: (n_atoms or n_atoms + 3, 3) the anchor [Å]
     offset: (n,) forces that make it exact there [eV/Å]
+    begin: the sum at the anchor, where it is known
     """
     known: Known
     learnt: Known
     origin: np.ndarray
     offset: np.ndarray
+    begin: EnergyForces | None = None
     def energy_forces(self, at: Measured) -> EnergyForces:
         """Add them up."""
 

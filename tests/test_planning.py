@@ -1,7 +1,9 @@
 """Planning for any calculator: each test fails when the mechanism it names is taken out."""
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,17 +12,19 @@ from ase.build import add_adsorbate, bulk, fcc100, molecule
 from ase.calculators.calculator import CalculationFailed
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from atomrl_nb.coordinates import EnergyForces, coordinates_of
 from atomrl_nb.error_model import ErrorModel, ErrorSettings, covariance, fit, fit_linear, log_evidence
 from atomrl_nb.force_field import anchored, force_field, hessian
 from atomrl_nb.internals import Measured, find_internals
-from atomrl_nb.learned import away_from_home, choose_policy, find_policy
+from atomrl_nb.learned import LearnedEnergy, away_from_home, choose_policy, find_policy
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
-from atomrl_nb.planner import Planner, options, propose, settled
+from atomrl_nb.planner import CLEAR, Planner, clearly_minimum, lowest_curvature, options, propose, settled
 from atomrl_nb.structures import CountedCalculator, InputError, calculator, load, perturb, random_cluster
 from atomrl_nb.suites import Scaled, replay
+from atomrl_nb.test_sets import starts_of
 from atomrl_nb.trust import Evaluation, Trust, best, evaluated, note, refuses
 from atomrl_nb.walk import Surrogate, Walk, largest, walk
 
@@ -627,3 +631,28 @@ def test_a_place_that_is_known_is_not_proposed_again(monkeypatch, known):
     proposed = propose(planner, 0.01)
     assert 1e-3 < largest(proposed - anchor.positions) <= trust.radius / 3 + 1e-9 and trust.forecast is None
     assert min(largest(proposed - e.positions) for e in trust.history) > 1e-3
+
+
+def test_the_model_of_the_last_plan_tells_a_minimum():
+    """It says the same of the ends of alloys as a model that has learnt from the last evaluation too."""
+    for k, atoms in enumerate(starts_of("alloys8", count=4)):
+        atoms.calc = calculator("emt")
+        opt = RLOptimizer(atoms, policy="fcc-alloys", logfile=None)
+        assert opt.run(0.02), k
+        assert clearly_minimum(opt.planner) == (lowest_curvature(opt.planner).value > CLEAR), k
+
+
+def test_forces_of_a_learned_energy_in_numpy_and_in_torch_agree():
+    """Fixed cell and strained cell, a part of the atoms and all of them."""
+    for symbols, strained in (("CuAuPdPt", False), ("CuAuPdPt", True), ("CuAuAsPt", False)):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_chemical_symbols(re.findall("[A-Z][a-z]", symbols))
+        atoms.rattle(0.1, seed=3)
+        coordinates = coordinates_of(FrechetCellFilter(atoms) if strained else atoms)
+        energy, x = LearnedEnergy(*find_policy("fcc-alloys"), coordinates), coordinates.of(atoms)
+        energy.look(coordinates.place(x), np.random.default_rng(0).normal(size=x.size))
+        x = x + np.random.default_rng(1).normal(0, 0.05, x.shape)
+        at = SimpleNamespace(x=x, place=coordinates.place(x))
+        ours, energy.in_numpy, energy.seen = energy.energy_forces(at), None, {}
+        theirs = energy.energy_forces(at)
+        assert abs(ours.energy - theirs.energy) < 1e-9 and np.abs(ours.forces - theirs.forces).max() < 1e-9

@@ -32,6 +32,7 @@ from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .experiment import add_measuring, measure_as_asked
 from .decisions import DECISIONS
 from .experiments import STUDIES, experiment_of
+from .minima import MINIMA
 from .fit import FitSettings
 from .fit_run import fit_run
 from .jobs import JobSettings
@@ -574,7 +575,7 @@ def search_main(
     return run_command("atomrl-search", search_parser(), _search, argv)
 
 # %% ../nbs/14_cli.ipynb #14x0002
-EXPERIMENTS = {name: experiment_of(study) for name, study in STUDIES.items()} | {DECISIONS.name: DECISIONS}
+EXPERIMENTS = {each.name: each for each in (*map(experiment_of, STUDIES.values()), DECISIONS, MINIMA)}
 
 def experiments_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-experiment`."

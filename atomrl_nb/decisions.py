@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'LIMITS', 'WHOLE', 'STATE', 'GENES', 'STRONGEST', 'TASKS', 'TRAINED', 'CAP', 'TRAIN', 'TEST', 'DEFAULTS',
            'RULE_OFF', 'ARMS', 'DECISIONS', 'Evolution', 'advance', 'decided', 'Deciding', 'WrongMetal', 'Task',
-           'Episode', 'relaxed', 'Effort', 'evolved', 'against', 'contrasts', 'as_lines', 'contrast_table']
+           'Episode', 'relaxed', 'Effort', 'evolve', 'evolved', 'against', 'contrasts', 'as_lines', 'contrast_table']
 
 # %% ../nbs/13h_decisions.ipynb #13h00004
 import json
@@ -220,6 +220,23 @@ class Effort:
     population: int = 8  # draws of a generation
     starts: int = 5  # that each draw relaxes
 
+def evolve(
+    loss: Callable,  # (genome, numbers that an episode is drawn by) -> number
+    genes: int,
+    key: list,  # numbers that draws and episodes are drawn by
+    effort: Effort,
+    file: Path,  # that keeps the state
+) -> np.ndarray:  # (genes,) the centre
+    "Evolve a genome, or go on with what the file keeps."
+    e = Evolution(**json.loads(file.read_text()) if file.exists() else dict(centre=[0.0] * genes))
+    while e.generation < effort.generations:
+        draws, episodes = e.draws(np.random.default_rng([*key, e.generation]), effort.population), range(effort.starts)
+        losses = [np.mean([loss(genome, [*key, e.generation, k]) for k in episodes]) for genome in e.at(draws)]
+        advance(e, draws, losses)
+        kept = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(e).items()}
+        write_text(file, json.dumps(kept))
+    return e.centre
+
 TRAIN, TEST = 51, 52  # begin the keys of starts
 
 def evolved(
@@ -229,20 +246,12 @@ def evolved(
     file: Path,  # that keeps the state
 ) -> np.ndarray:  # (15,) genome
     "Learn decisions, or go on with what the file keeps."
-    state = json.loads(file.read_text()) if file.exists() else dict(centre=[0.0] * len(GENES))
-    e = Evolution(**state)
-    while e.generation < effort.generations:
-        draws = e.draws(np.random.default_rng([TRAIN, seed, e.generation]), effort.population)
-        where = [(TASKS[tasks[k % len(tasks)]], [TRAIN, seed, e.generation, k]) for k in range(effort.starts)]
-        losses = [np.mean([np.log(relaxed(*start, genome).needed) for start in where]) for genome in e.at(draws)]
-        advance(e, draws, losses)
-        kept = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(e).items()}
-        write_text(file, json.dumps(kept))
-    return e.centre
+    def loss(genome, key): return float(np.log(relaxed(TASKS[tasks[key[-1] % len(tasks)]], key, genome).needed))
+    return evolve(loss, len(GENES), [TRAIN, seed], effort, file)
 
 # %% ../nbs/13h_decisions.ipynb #13h00027
 DEFAULTS, RULE_OFF = "defaults", "learnt on all, rule off"
-ARMS = {DEFAULTS: (), **{f"learnt on {name}": (name,) for name in TRAINED}, "learnt on all": TRAINED, RULE_OFF: TRAINED}
+ARMS = {DEFAULTS: (), "learnt on alloys": ("alloys",), "learnt on all": TRAINED, RULE_OFF: TRAINED}
 
 def _cases(seeds, quick):
     systems = list(TASKS)[:2] if quick else TASKS

@@ -9,7 +9,7 @@ from ase.calculators.calculator import Calculator
 from .experiment import Experiment
 from .planner import Planner, PlannerSettings
 from .trust import Evaluation
-__all__ = ['NUMBERS', 'LIMITS', 'WHOLE', 'STATE', 'GENES', 'STRONGEST', 'TASKS', 'TRAINED', 'CAP', 'TRAIN', 'TEST', 'DEFAULTS', 'RULE_OFF', 'ARMS', 'DECISIONS', 'Evolution', 'advance', 'decided', 'Deciding', 'WrongMetal', 'Task', 'Episode', 'relaxed', 'Effort', 'evolved', 'against', 'contrasts', 'as_lines', 'contrast_table']
+__all__ = ['NUMBERS', 'LIMITS', 'WHOLE', 'STATE', 'GENES', 'STRONGEST', 'TASKS', 'TRAINED', 'CAP', 'TRAIN', 'TEST', 'DEFAULTS', 'RULE_OFF', 'ARMS', 'DECISIONS', 'Evolution', 'advance', 'decided', 'Deciding', 'WrongMetal', 'Task', 'Episode', 'relaxed', 'Effort', 'evolve', 'evolved', 'against', 'contrasts', 'as_lines', 'contrast_table']
 
 @dataclass
 class Evolution:
@@ -145,6 +145,15 @@ class Effort:
     generations: int = 8
     population: int = 8
     starts: int = 5
+
+def evolve(loss: Callable, genes: int, key: list, effort: Effort, file: Path) -> np.ndarray:
+    """Evolve a genome, or go on with what the file keeps.
+
+    loss: (genome, numbers that an episode is drawn by) -> number
+    key: numbers that draws and episodes are drawn by
+    file: that keeps the state
+    returns: (genes,) the centre
+    """
 TRAIN: int  # begin the keys of starts
 TEST: int  # begin the keys of starts
 

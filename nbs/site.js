@@ -3,6 +3,10 @@
   const up = document.currentScript.dataset.up;
   const plain = text => text.toLowerCase();
   const words = text => plain(text).split(/[^\p{L}\p{N}_]+/u).filter(Boolean);
+  const chinese = text => /\p{Script=Han}/u.test(text);
+  // "oscillates", "oscillating" and "oscillation" have one stem.
+  const stem = word => word.replace(/(ations?|ates?|ating|ated|ions?|ings?|ed|es|s)$/, "");
+  const GUIDES = /^(tutorials|guide|zh|policies)\/|^(index|install|results|glossary|all_commands)\.html/;
 
   // How well a name fits: the whole, a word of it, its beginning, a part at the beginning of a word, any part.
   const fits = (name, asked) => Math.max(...name.split(" · ").map(part => fitting(part, asked)));
@@ -14,14 +18,22 @@
     if (at < 0) return 0;
     return /[\p{L}\p{N}]/u.test(text[at - 1]) ? 12 : 30;
   };
-  const score = ([page, title, place, heading, text], asked) => {
-    const whole = fits(heading, asked.join(" ")), glossary = page === "glossary.html" && whole >= 70 ? 60 : 0;
-    let sum = whole + glossary;
+  // What one word is worth in an entry: in the heading, in the title of the page, in the text.
+  const worth = ([, title, , heading, text], word) => Math.max(fits(heading, word), 0.6 * fits(title, word), 0.2 * fits(text.slice(0, 400), word),
+    plain(text).includes(word) ? 2 : 0);
+  const score = (entry, asked) => {
+    const [page, , place, heading, text] = entry, whole = fits(heading, asked.join(" "));
+    let sum = whole, named = whole >= 70 || (chinese(heading) && whole >= 50);
+    const inHeading = asked.filter(word => fits(heading, word) >= 50 || (word.length > 4 && fits(heading, stem(word)) >= 30)).length;
     for (const word of asked) {
-      const best = Math.max(fits(heading, word), 0.6 * fits(title, word), 0.2 * fits(text.slice(0, 400), word), plain(text).includes(word) ? 2 : 0);
+      const short = stem(word), best = Math.max(worth(entry, word), short.length > 2 && short !== word ? 0.8 * worth(entry, short) : 0);
       if (!best) return 0;
       sum += best / asked.length;
     }
+    named ||= asked.length > 1 && inHeading === asked.length;
+    if (page === "glossary.html") sum += named ? 60 : place && plain(heading + " " + text).includes(asked[0]) ? 4 : 0;
+    if (page.startsWith("zh/")) sum += chinese(asked.join("")) ? 15 : -15;
+    if (GUIDES.test(page)) sum += 8;  // what explains, before what lists functions
     return sum + (place ? 0 : whole === 100 ? 5 : -1);  // a page of that very name, before a section
   };
   // Where nothing has the letters: headings that share most pairs of letters.
@@ -86,9 +98,15 @@
     for (const body of table.tBodies) for (const row of body.rows)
       [...row.cells].forEach((cell, k) => { if (head[k]) cell.dataset.head = head[k]; });
   }
+  // Numbers, intervals and dates stay on one line where the table has room for them.
+  const number = /^[\s\d.,+\-−–—±×%*/()[\]e]+(to[\s\d.,+\-−()]+)?$/;
+  for (const table of tables) {
+    for (const cell of table.querySelectorAll("td")) cell.classList.toggle("atomrl-number", cell.textContent.length < 30 && number.test(cell.textContent));
+  }
   const narrow = window.matchMedia("(max-width: 640px)");
   const lay = () => tables.forEach(table => {
-    table.classList.remove("atomrl-cards");
+    table.classList.remove("atomrl-cards", "atomrl-wrapped");
+    table.classList.toggle("atomrl-wrapped", table.scrollWidth > table.parentElement.clientWidth + 1);
     const wide = table.scrollWidth > table.parentElement.clientWidth + 1;
     table.classList.toggle("atomrl-cards", narrow.matches && wide && table.dataset.words === "true");
   });

@@ -175,7 +175,23 @@ def test_signatures_on_the_site_name_fields_with_their_comments_and_write_out_no
     monkeypatch.setattr(docments, "_fmt_default", docments._fmt_default)
     import docs
     docs.show_fields()
+
+    def takes_all(*names, mark=object(), **options): "Take any number of names and options."
+
+    assert str(docments.DocmentText(takes_all)).splitlines()[1].strip() == "*names, mark:object=…, **options"
     written = {kind: str(docments.DocmentText(kind)) for kind in (Relaxed, Settings, describe)}
     assert "VAR_POSITIONAL" not in written[Relaxed] and "relaxed, with energy and forces" in written[Relaxed]
     assert "n_envs:int=16, # environments played in lockstep" in written[Settings]
     assert "rules:dict=dict(…)" in written[describe] and max(map(len, written.values())) < 3000
+
+
+def test_a_name_that_is_the_text_of_a_link_is_not_linked_again(monkeypatch):
+    import nbdev.doclinks
+
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setattr(nbdev.doclinks.NbdevLookup, "link_line", nbdev.doclinks.NbdevLookup.link_line)  # undone at the end
+    monkeypatch.setattr(nbdev.doclinks, "entry_points", nbdev.doclinks.entry_points)
+    import readme
+    readme.link_own_names()
+    linked = nbdev.doclinks.NbdevLookup("atomrl_nb").linkify("[`monitor`](11a_monitor.ipynb) or `monitor`")
+    assert linked.startswith("[`monitor`](11a_monitor.ipynb) or [`monitor`](https://") and linked.count("](") == 2

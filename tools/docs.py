@@ -25,6 +25,7 @@ DOCS, PAGES = ROOT / "_docs", ROOT / "_proc"
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 VIEW = '<div class="atomrl-view">'
 LONG = 60  # characters of a default that a signature shows
+ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
 # what smalldocs leaves out and this script does, or cannot read and does of itself
 HANDLED = ("output-file", "html-math-method", "broken link", "respect-user-color-scheme")
 REMOTE_TAG = re.compile(r'<(?:link|script)\b[^>]*(?:href|src)="https?:[^">]*(?:katex|require|jquery|mathjax|polyfill)'
@@ -38,7 +39,7 @@ def brief(shown):
     """Wrap a function that writes a default of a parameter: what is long is named, and not written out."""
     def written(default):
         """Write a default."""
-        text = shown(default)
+        text = ADDRESS.sub("…", shown(default))
         return text if len(text) <= LONG else f"{type(default).__name__}(…)"
     return written
 
@@ -49,6 +50,14 @@ def comments():
 
     texts = {name: text for module in DOCS.values() for name, text in module.items()}
     return {name: dict(line.split(": ", 1) for line in text.splitlines() if ": " in line) for name, text in texts.items()}
+
+
+def starred(parameters):
+    """Return parameters in which any number of arguments has its stars, and not the name of its kind as a type."""
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    kinds = {name: one["anno"] for name, one in parameters.items() if isinstance(one["anno"], type(inspect.Parameter.VAR_KEYWORD))}
+    return type(parameters)({stars.get(kinds.get(name), "") + name: {**one, "anno": inspect.Parameter.empty} if name in kinds else one
+                             for name, one in parameters.items()})
 
 
 def show_fields():
@@ -64,6 +73,7 @@ def show_fields():
             mine = said.get(obj.__name__, {})
             self.dm = {name: dict(docment=mine.get(name), anno=one.annotation, default=one.default)
                        for name, one in inspect.signature(obj).parameters.items()}
+        self.dm = starred(self.dm)
         for one in self.dm.values():  # nbdev would make links of names in backticks, and show the links' text
             one["docment"] = one["docment"] and one["docment"].replace("`", "")
 

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+LINKED_OR_NAMED = re.compile(r"\[[^\]\[]*\]\([^)]*\)|`([^`\s]+?)(?:\(\))?`")  # a whole link, or a name in backticks
 
 
 def link_own_names():
@@ -15,6 +16,12 @@ def link_own_names():
     sys.path.insert(0, str(ROOT))
     own = EntryPoint("atomrl_nb", "atomrl_nb._modidx:d", "nbdev")
     nbdev.doclinks.entry_points = lambda group: [own]
+
+    def link_line(self, line):
+        """Link names in backticks, but none that is the text of a link already."""
+        return LINKED_OR_NAMED.sub(lambda found: self._link_sym(found) if found[1] else found[0], line)
+
+    nbdev.doclinks.NbdevLookup.link_line = link_line
 
 
 def from_root(match):

@@ -90,6 +90,10 @@
     });
   }
 
+  // Printed text in columns is scrolled on a narrow screen: columns that are wrapped cannot be read.
+  for (const text of document.querySelectorAll("main pre:not(.python)"))
+    text.classList.toggle("atomrl-columns", (text.textContent.match(/\S {3,}\S/g) || []).length > 2);
+
   // A table of sentences that is wider than a narrow screen becomes a card for each row, with the head beside each cell.
   const tables = [...document.querySelectorAll("main table")].filter(table => table.tHead && table.tHead.rows.length === 1);
   for (const table of tables) {

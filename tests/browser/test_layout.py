@@ -10,7 +10,7 @@ CUT_OFF = """() => {
   const name = e => `${e.tagName} ${e.className}: ${e.textContent.trim().slice(0, 50)}`;
   for (const e of document.querySelectorAll('main *, #quarto-margin-sidebar *, #quarto-margin-sidebar')) {
     const style = getComputedStyle(e), wide = e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && style.display !== 'inline';
-    if (wide && style.overflowX !== 'visible' && !e.matches('.sd-table, .cell-output-display, math') && !e.closest('math, svg, .atomrl-view'))
+    if (wide && style.overflowX !== 'visible' && !e.matches('.sd-table, .cell-output-display, .atomrl-columns, .atomrl-columns *, math') && !e.closest('math, svg, .atomrl-view'))
       found.push(name(e));
     const right = e.getBoundingClientRect().right;
     if (right > screen.clientWidth + 1 && !e.closest(scrolled)) found.push('sticks out, ' + name(e));
@@ -75,6 +75,15 @@ def test_names_are_found_first(chromium, site, start):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_url("**/glossary.html#a_back*")
+    page.close()
+
+
+def test_on_a_phone_figures_and_columns_keep_their_size(chromium, site):
+    page = chromium.new_page(viewport=dict(width=390, height=900))
+    page.goto((site / "hessian.html").as_uri())
+    assert page.locator("main .cell-output-display img").first.evaluate("e => e.clientWidth") > 500
+    page.goto((site / "all_commands.html").as_uri())
+    assert page.locator("pre.atomrl-columns").count() >= 5
     page.close()
 
 

@@ -21,6 +21,7 @@ from .expert import fake_step
 from .last_resort import best_matrix, last_resort
 from .learned import ActorPlanner, LearnedEnergy
 from .planner import LUCK, Planner, clearly_minimum, lowest_curvature
+from .structures import OutOfBudget
 from .trust import Evaluation, Landmark, Trust, best, evaluated
 from .walk import largest
 from .workers import reason_of
@@ -112,6 +113,7 @@ class Moving(Relaxation):
     def arrive(self):
         "Ask for the evaluation of the present positions; where the calculation fails, move less far."
         try: self.remember(evaluated(self.target, self.coordinates, self.expected))
+        except OutOfBudget: raise  # a shorter move is refused as well
         except Exception as error:  # whatever a calculator raises
             if self.under_way is None: raise
             self.fall_short(self.under_way, error)

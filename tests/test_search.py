@@ -1,5 +1,7 @@
 """The search: minima are recognised, the budget is kept, the small cluster is found."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -7,6 +9,7 @@ from ase.build import bulk
 
 from atomrl_nb.search import Minimum, basin_hopping, enter, fingerprint, kicked, multistart, random_start, search
 from atomrl_nb.neighbours import closest_pair
+from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import load, perturb
 
 LJ7 = Atoms("Ar7", np.zeros((7, 3)))
@@ -30,6 +33,11 @@ def test_the_budget_is_kept(budget):
     assert search(LJ7, "lj", "lj-clusters", budget).evaluations <= budget
     for other in (basin_hopping, multistart):
         assert other(LJ7, "lj", budget).evaluations <= budget
+
+
+def test_multi_start_with_a_policy_ends_where_it_reaches_the_target():
+    found = multistart(LJ7, "lj", 200, 3, target=-16.505384 + 1e-3, optimizer=partial(RLOptimizer, policy="lj-clusters"))
+    assert found.evaluations == found.best[-1][0] < 60 and found.best[-1][1] <= -16.505384 + 1e-3
 
 
 def test_basin_hopping_leaves_numpys_generator_alone():

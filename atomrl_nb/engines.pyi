@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
-__all__ = ['ENGINES', 'RayExecutor', 'engine']
+__all__ = ['TRIES', 'BUSY', 'ENGINES', 'RayExecutor', 'engine']
+TRIES: int  # Ray gives its own processes 15 s to start, which a busy computer may exceed once
+BUSY: str
 
 class RayExecutor(Executor):
     """Ray with the interface of `concurrent.futures`."""

@@ -32,6 +32,7 @@ from .diagnostics import diagnose, plot_metrics, read_table, save_results
 from .experiment import add_measuring, measure_as_asked
 from .decisions import DECISIONS
 from .experiments import STUDIES, experiment_of
+from .illnesses import DIAGNOSTICS
 from .minima import MINIMA
 from .fit import FitSettings
 from .fit_run import fit_run
@@ -575,7 +576,7 @@ def search_main(
     return run_command("atomrl-search", search_parser(), _search, argv)
 
 # %% ../nbs/14_cli.ipynb #14x0002
-EXPERIMENTS = {each.name: each for each in (*map(experiment_of, STUDIES.values()), DECISIONS, MINIMA)}
+EXPERIMENTS = {each.name: each for each in (*map(experiment_of, STUDIES.values()), DIAGNOSTICS, DECISIONS, MINIMA)}
 
 def experiments_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-experiment`."
@@ -584,8 +585,7 @@ def experiments_parser() -> argparse.ArgumentParser:
         "atomrl-experiment", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"experiments:\n{listed}\n",
         description="Measure what the tuning guide advises, and write rows as they come to NAME.json. Exit code 0: "
                     "done, 2: bad input, 130: interrupted; the same command goes on.")
-    parser.add_argument("name", metavar="NAME", help="experiment, see below")
-    add_measuring(parser, seeds=8)
+    parser.add_argument("name", metavar="NAME", help="experiment, see below"), add_measuring(parser, seeds=8)
     return parser
 
 def _experiment(args):

@@ -252,7 +252,7 @@ def indicators(
 class Rule:
     "An illness, and the metrics of the guide that show it when all of them are sick."
     name: str
-    severity: str  # severe or warning
+    severity: str  # severe, warning or note
     signs: tuple  # metrics
     meaning: str  # what it means physically
     change: str  # which setting to turn
@@ -296,16 +296,16 @@ RULES = (
          "else keep environment.correction_weight at 0.5, and raise td3.deviation_weight to 10."),
     Rule("critic overestimates", "severe", ("q_bias", "q_excess"),
          "The agent believes in moves that do not lower the forces.",
-         "Lower td3.gamma, td3.critic_lr or buffer_capacity."),
+         "Lower td3.gamma, td3.critic_lr or buffer_capacity; then look at the evaluations, which need not follow."),
     Rule("hides by not moving", "severe", ("action_scale", "fmax_ratio"),
          "Standing still costs less than trying.",
          "Lower td3.deviation_weight and environment.correction_weight."),
     Rule("stale memory", "warning", ("memory_age",),
          "The critics learn from moves that the policy would no longer make, near structures it no longer visits.",
          "Lower buffer_capacity (1,000 to 5,000 for small cells)."),
-    Rule("expert leaned on too long", "warning", ("expert", "nfake_left"),
-         "The memory fills with the expert's moves, and the agent's own mistakes stay unseen.",
-         "Lower expert.nfake or expert.schedule_steps."),
+    Rule("expert leaned on too long", "note", ("expert", "nfake_left"),
+         "The memory fills with the expert's moves. Where labels taught the actor, such runs did no worse.",
+         "Leave it, unless the policy fails alone; then lower expert.nfake or expert.schedule_steps."),
     Rule("penalty dominates", "severe", ("penalty",),
          "The actor learns what the environment allows, and not what relaxes.",
          "Lower td3.deviation_weight, or environment.r0 if it is close to a bond length."),

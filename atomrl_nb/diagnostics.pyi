@@ -92,7 +92,7 @@ def indicators(run: str | Path) -> dict:
 class Rule:
     """An illness, and the metrics of the guide that show it when all of them are sick.
 
-    severity: severe or warning
+    severity: severe, warning or note
     signs: metrics
     meaning: what it means physically
     change: which setting to turn

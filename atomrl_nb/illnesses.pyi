@@ -4,9 +4,10 @@ from typing import Any
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from .experiment import Experiment
 from .learner import Trainer
 from .settings import Settings
-__all__ = ['SYSTEM', 'BUDGET', 'LONG', 'STARTS', 'FIRST_SEED', 'HEALTHY', 'DOSES', 'ILLNESSES', 'AGAIN', 'ARMS', 'Illness', 'Arm', 'settings_of_arm', 'Watched', 'watched', 'signs', 'measured_run']
+__all__ = ['SYSTEM', 'BUDGET', 'LONG', 'STARTS', 'FIRST_SEED', 'HEALTHY', 'DOSES', 'ILLNESSES', 'AGAIN', 'ARMS', 'INDICATORS', 'ANY_RULE', 'ANY_INDICATOR', 'SEVERE', 'DIAGNOSTICS', 'Illness', 'Arm', 'settings_of_arm', 'Watched', 'watched', 'signs', 'measured_run', 'Judged', 'healthy_spread', 'alarms_of_guide', 'alarms_of_rules', 'judged', 'responses', 'wilson', 'share_of', 'with_any', 'better', 'alarms', 'cures', 'concluded', 'doses_as_markdown', 'alarms_as_markdown', 'cures_as_markdown', 'plot_doses']
 SYSTEM: str
 BUDGET: int
 LONG: int
@@ -90,4 +91,102 @@ def measured_run(case: dict, quick: bool, work: Path) -> dict:
     quick: seconds instead of minutes
     work: folder that keeps the policy
     returns: the rest of the row
+    """
+
+class Judged(NamedTuple):
+    """A run, what it lost, and what was found in it.
+
+    lost: evaluations, less those of the healthy run of its seed
+    named: names of rules and of the guide's indicators that give an alarm
+    """
+    row: dict
+    arm: Arm
+    lost: float
+    sick: bool
+    named: set
+
+def healthy_spread(rows: list) -> float:
+    """Tell by how many evaluations a run must be worse to be sick."""
+INDICATORS: dict[str, str]  # the guide's, and the illness that each shows
+
+def alarms_of_guide(row: dict) -> set:
+    """Tell which of the guide's own indicators give an alarm.
+
+    returns: names of `INDICATORS`
+    """
+
+def alarms_of_rules(row: dict) -> set:
+    """Tell which findings a run gives.
+
+    returns: names of rules
+    """
+
+def judged(rows: list) -> list:
+    """Judge every run whose healthy run is there.
+
+    returns: `Judged`
+    """
+
+def responses(rows: list) -> list:
+    """Sum up the arms.
+
+    returns: a dictionary for each arm
+    """
+
+def wilson(count: int, of: int) -> list | None:
+    """Find Wilson's interval of a share.
+
+    returns: lower and upper end, 95 %; None: there was nothing to count
+    """
+
+def share_of(runs: list, name: str) -> dict:
+    """Count the runs that a rule names."""
+ANY_RULE: str
+ANY_INDICATOR: str
+SEVERE: Any
+
+def with_any(run: Judged) -> Judged:
+    """Add the alarms that stand for several."""
+
+def better(sick: dict, well: dict) -> bool | None:
+    """Tell whether shares in sick runs and in others are apart; None: the rule never spoke."""
+
+def alarms(rows: list) -> list:
+    """Count true and false alarms of our rules and of the guide's indicators.
+
+    returns: a dictionary for each rule
+    """
+
+def cures(rows: list) -> list:
+    """Compare cured runs with sick and with healthy ones, seed by seed.
+
+    returns: a dictionary for each illness
+    """
+
+def concluded(rows: list) -> dict:
+    """Sum up what rows say."""
+DIAGNOSTICS: Experiment
+
+def doses_as_markdown(result: dict) -> str:
+    """Write what each dose costs, how many runs are sick, and in how many its rule is found.
+
+    result: of the result file
+    """
+
+def alarms_as_markdown(result: dict) -> str:
+    """Write true and false alarms with their intervals.
+
+    result: of the result file
+    """
+
+def cures_as_markdown(result: dict) -> str:
+    """Write what each cure gave back, and what it left.
+
+    result: of the result file
+    """
+
+def plot_doses(result: dict) -> None:
+    """Draw for each illness what the doses cost, and what the cure leaves.
+
+    result: of the result file
     """

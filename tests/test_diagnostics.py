@@ -156,7 +156,7 @@ def test_a_healthy_run_has_no_severe_finding_at_any_age(run, tmp_path, capsys):
         tests[tests.t_total <= age].to_csv(tmp_path / "run" / "evaluations.csv", index=False)
         findings = diagnose(tmp_path / "run")
         assert not [f for f in findings if f.severity == "severe"], (age, findings)
-        assert [f.name for f in findings if f.severity == "note"] == ["too young to judge"] * (age <= 8), age
+        assert [f.name for f in findings].count("too young to judge") == (age <= 8), age
     metrics.iloc[:8].to_csv(tmp_path / "run" / "metrics.csv", index=False)
     assert diagnose_main([str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out

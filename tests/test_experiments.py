@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atomrl_nb.diagnostics import METRIC_GUIDE
 from atomrl_nb.experiment import plain, read_result, run_experiment
 from atomrl_nb.experiments import (REFERENCES, STUDIES, Study, compared, crystals, difference, experiment_of, held_out, paired,
                                    quickly, settings_of, trained)
+from atomrl_nb.illnesses import (ARMS, DIAGNOSTICS, FIRST_SEED, ILLNESSES, alarms, concluded, cures, healthy_spread,
+                                 judged)
 
 SAVED = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 MEASURED = [name for name in STUDIES if (SAVED / f"{name}.json").exists()]
@@ -79,3 +82,50 @@ def test_a_saved_file_answers_the_question_as_it_is_declared(name):
     assert all(len(row["policy"]) == 16 for row in saved["rows"] if row["arm"] != "BFGS")
     assert saved["summary"] == plain(compared(study, saved["rows"]))
     assert all(study.budget <= row["calls"] <= 1.2 * study.budget for row in saved["rows"] if row["arm"] in study.arms)
+
+
+def test_the_diagnostics_of_the_guide_in_their_quick_form():
+    result = run_experiment(DIAGNOSTICS, quick=True)
+    assert [row["arm"] for row in result["rows"]] == ["healthy", "healthy again", *(f"{name}, strong" for name in ILLNESSES)]
+    assert {row["seed"] for row in result["rows"]} == {FIRST_SEED} and all(row["calls"] >= 64 for row in result["rows"])
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def made_row(arm, seed, evaluations, **indicators):
+    """A row of the diagnostics' experiment, with what rules look at."""
+    healthy = dict.fromkeys(METRIC_GUIDE) | dict(fmax_ratio=10.0, a_back=0.0, actual_move=0.02, action_scale=1.0)
+    return dict(system="alloys4", arm=arm, seed=seed, evaluations=evaluations, indicators=healthy | indicators,
+                q=[1.0] * 4, fmax=[1.0] * 4, error="")
+
+
+def test_sick_is_what_does_worse_and_an_alarm_is_true_where_it_is():
+    stuck, rows = dict(a_back=0.5, fmax_ratio=500.0), []
+    for seed in range(100, 108):
+        rows += [made_row("healthy", seed, 10.0), made_row("healthy again", seed, 10.0 + (-1) ** seed),
+                 made_row("hitting the wall, mild", seed, 11.9, **(stuck if seed == 100 else {})),
+                 made_row("hitting the wall, strong", seed, 30.0, **(stuck if seed < 106 else {})),
+                 made_row("hitting the wall, cured", seed, 12.1)]
+    assert healthy_spread(rows) == 2.0
+    assert {run.row["arm"] for run in judged(rows) if run.sick} == {"hitting the wall, strong", "hitting the wall, cured"}
+    found = {one["rule"]: one for one in alarms(rows)}
+    wall = found["hitting the wall"]
+    assert [(wall[key]["count"], wall[key]["of"]) for key in ("own", "any", "false")] == [(6, 8), (6, 16), (1, 24)]
+    assert wall["better"] and found["critic overestimates"]["better"] is None
+    assert found["Actual Move near 0"]["any"]["count"] == 0  # atoms move by 0.02 Å
+    assert found["any severe finding"]["any"]["count"] == 6
+    cured, = cures(rows)
+    assert cured["gained"]["difference"] == -17.9 and cured["left"]["difference"] == 2.1 and cured["sick"] == [8, 8]
+
+
+def test_the_saved_diagnostics_follow_from_their_rows():
+    saved = read_result(SAVED / "guide-diagnostics.json")
+    declared = plain(DIAGNOSTICS.settings)
+    assert {key: saved[key] for key in declared} == declared
+    for block in (saved["provenance"], *saved["provenance"].get("earlier", [])):
+        assert block["commit"] and "+" not in block["commit"] and {"torch", "ase"} <= set(block["versions"])
+    for key, value in plain(concluded(saved["rows"])).items(): assert saved[key] == value, key
+    assert min(row["seed"] for row in saved["rows"]) >= FIRST_SEED  # none has set a range
+    for row in saved["rows"]:
+        assert row["error"] or ARMS[row["arm"]].budget <= row["calls"] <= 1.2 * ARMS[row["arm"]].budget
+        assert len(row["policy"]) == 16 and set(row["indicators"]) <= set(METRIC_GUIDE)
+    assert {one["illness"] for one in saved["responses"]} >= set(ILLNESSES)

@@ -28,18 +28,18 @@ from .checkpoints import latest_t_total, read_run, write_text
 from .commands import (FLAGS, add_overwrite, add_settings, command_parser, default_calculator, input_files,
                                 names_in, read_flags, read_settings, run_command)
 from .comparing import relax, summary
-from .diagnostics import diagnose, plot_metrics, read_table, save_results
-from .experiment import add_measuring, measure_as_asked
 from .decisions import DECISIONS
+from .diagnostics import diagnose, plot_metrics, read_table, save_results
+from .experiment import add_measuring, measure_as_asked, provenance
 from .experiments import STUDIES, experiment_of
-from .illnesses import DIAGNOSTICS
-from .minima import MINIMA
 from .fit import FitSettings
 from .fit_run import fit_run
+from .illnesses import DIAGNOSTICS
 from .jobs import JobSettings
 from .ledger import as_text, ends_of, status
 from .learned import find_policy, shipped_policies
 from .loop import LoopSearch, tune_run
+from .minima import MINIMA
 from .network_speed import bench_networks
 from .outputs import check_targets, frames_to, structure_format, write_structures
 from .payback import priced_run
@@ -488,7 +488,7 @@ def _bench(args):
         print(suite_table(measure_suite(args.suite, args.json, tuple(args.only), tuple(args.again), args.quick)))
     elif args.part == "relax": bench_relax(args.json, args.quick, args.data, args.only, policies)
     else:
-        result = bench_networks(args.quick)
+        result = dict(provenance=provenance("atomrl-bench networks")) | bench_networks(args.quick)
         if args.json: write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
     return 0
 

@@ -46,7 +46,7 @@ RUN = dict(
     seed=Rule(whole(0, 2**32 - 1), "", "repeats a run"),
     device=Rule(Literal["auto", "cpu", "cuda"], "", "a GPU where there is one"),
     n_envs=Rule(whole(1, 4096), "environments", "one pass of the actor serves all; diagnostics.json has 8 and 16"),
-    buffer_capacity=Rule(whole(1, LONG), "transitions", "memory.json: 1,000, 5,000, 100,000; guide.json: both ends"),
+    buffer_capacity=Rule(whole(1, LONG), "transitions", "memory.json: 1,000, 5,000, 100,000; guide-memory.json: 250"),
     learning_starts=Rule(whole(0, LONG), "steps", "16 steps of each environment: a first batch that is not all alike"),
     updates_per_step=Rule(above(0, 1000), "1/step", "diagnostics.json has 0.05, 0.5 and 1"),
     batch_size=Rule(whole(1, 65536), "transitions", "networks.json: updates a second; diagnostics.json has 16 and 32"),
@@ -65,7 +65,7 @@ NETWORK = dict(
     num_neighbors=Rule(above(0, 10_000), "neighbours", "keeps messages of order one; 25 in the original"),
     lmax=Rule(whole(1, 6), "", "networks.json: 1, and 2 in the original"),
     channels=Rule(whole(1, 512), "features", "networks.json: 16, and 20 in the original; the experiments use 8"),
-    layers=Rule(whole(1, 12), "layers", "expert.json and memory.json learn with 1"),
+    layers=Rule(whole(1, 12), "layers", "the guide's experiments and memory.json learn with 1"),
     parities=Rule(Literal["natural", "both"], "", "networks.json: the natural one costs half of both"),
     readout=Rule(Literal["linear", "convolution"], "", "networks.json: linear, and a convolution in the original"),
     features=Rule(Literal["relative", "reference"], "", "networks.json: relative, and the original's"),
@@ -81,7 +81,7 @@ NETWORK = dict(
     sub_steps=Rule(whole(1, 1000), "steps", "reinforcement.json: 1 and 4"),
     powers=Rule(bool, "", "the Lennard-Jones policy has them, for its steep walls"),
     angles=Rule(whole(0, 16), "densities", "fit.json: 0 and 4"),
-    env_input_dim=Rule(whole(0, 1000), "numbers", "gate.json; set by `environment.env_features`"),
+    env_input_dim=Rule(whole(0, 1000), "numbers", "guide-gate.json; set by `environment.env_features`"),
     tail_mlp=Rule(Literal["env", "always"], "", "guide.json: both; tail.json"))
 
 # %% ../nbs/00b_schema.ipynb #0b5000d
@@ -98,19 +98,20 @@ ENVIRONMENT = dict(
     reward=Rule(TEXT, "", "guide, part II: the log ratio of forces"),
     hybrid_weights=Rule(tuple[number(0, 1e6), number(0, 1e6), number(0, 1e6)], "", "the original's"),
     step_cost=Rule(number(0, 1e6), "", "makes standing still cost more than a move that halves the force"),
-    correction_weight=Rule(number(0, 1e6), "", "constraints.json and guide.json: 0 and 0.5; diagnostics.json has 5"),
+    correction_weight=Rule(number(0, 1e6), "", "guide-constraints.json: 0 and 0.5; diagnostics.json has 5"),
     correction_form=Rule(Literal["severe", "linear"], "", "guide, part II: 90 % corrected is a very bad action"),
-    env_features=Rule(LIST, "", "gate.json: none and all"),
+    env_features=Rule(LIST, "", "guide-gate.json: none, two and all"),
     history=Rule(bool, "", "follows `network.history`"))
 EXPERT = dict(
-    mode=Rule(Literal["step", "rollout", "jump"], "", "expert.json: all three"),
-    rollout_steps=Rule(whole(1, 10**6), "steps", "expert.json: 4; the Lennard-Jones policy uses 60"),
-    nfake=Rule(number(0, 1), "", "expert.json: 0 and 0.5; diagnostics.json has 0.9"),
-    schedule=Rule(Literal["constant", "linear", "cosine", "exponential", "success"], "", "expert.json: three of them"),
+    mode=Rule(Literal["step", "rollout", "jump"], "", "guide-expert.json: all three"),
+    rollout_steps=Rule(whole(1, 10**6), "steps", "guide-expert.json: 4; the Lennard-Jones policy uses 60"),
+    nfake=Rule(number(0, 1), "", "guide-expert.json: 0 and 0.5; diagnostics.json has 0.9"),
+    schedule=Rule(Literal["constant", "linear", "cosine", "exponential", "success"], "",
+                  "guide-expert.json: linear and constant"),
     schedule_steps=Rule(whole(1, LONG), "steps",
                         "a quarter of a run; diagnostics.json has a run in which it never fades"),
     imitation_floor=Rule(number(0, 1), "", "hindsight goes on to teach when the expert is gone"),
-    imitate_steps=Rule(bool, "", "expert.json: off and on"),
+    imitate_steps=Rule(bool, "", "guide-labels.json: off and on"),
     alpha=Rule(above(0, 1e6), "eV/Å²", "what a metal asks for (page of the expert); 100 for Lennard-Jones"),
     maxstep=Rule(above(0, 10), "Å", "ASE's `maxstep` of 0.2, with room for the anharmonic part"))
 MEMORY = dict(
@@ -122,7 +123,7 @@ MEMORY = dict(
 
 # %% ../nbs/00b_schema.ipynb #0b5000f
 TD3 = dict(
-    gamma=Rule(number(0, 1), "", "diagnostics.json: 0.5 and 0.99"),
+    gamma=Rule(number(0, 1), "", "guide-memory.json: 0.5 and 0.99"),
     polyak=Rule(number(0, 1), "", "diagnostics.json: 0.99 and 0"),
     actor_lr=Rule(above(0, 1e30), "", "diagnostics.json: 3e-3 and 1e-2; planners use 1e-2"),
     critic_lr=Rule(above(0, 1e30), "", "diagnostics.json: 2e-3, 4e-3 and 5e-2"),
@@ -130,17 +131,17 @@ TD3 = dict(
     exploration_noise=Rule(number(0, 10), "", "diagnostics.json: 0.001 and 0.3"),
     target_policy_noise=Rule(number(0, 10), "", "diagnostics.json: 0 and 0.1"),
     target_noise_clip=Rule(number(0, 10), "", "three times the noise, a little more than TD3's 2.5"),
-    deviation_weight=Rule(number(0, 1e6), "1/Å²", "constraints.json, guide.json: 0 and 10; diagnostics.json has 1e4"),
+    deviation_weight=Rule(number(0, 1e6), "1/Å²", "guide-penalty.json: 0 to 100; diagnostics.json has 1e4"),
     deviation_weight_end=Rule(number(0, 1e6) | None, "1/Å²",
                               "it stays, unless a run is to begin or end without the penalty"),
     deviation_steps=Rule(whole(1, LONG), "steps", "as long as the expert's schedule"),
     deviation_target=Rule(Literal["corrected", "replay"], "",
-                          "guide, part II; the stored move is that of an older actor"),
+                          "guide-penalty.json: both; the stored move is that of an older actor"),
     deviation_through=Rule(bool, "", "guide, part II"),
     deviation_scaled=Rule(bool, "", "makes one number fit all rewards"),
     q_weight=Rule(number(0, 1e6), "", "reinforcement.json: 0 and 1; guide.json: 1; diagnostics.json has 10"),
     imitation_weight=Rule(number(0, 1e6), "", "reinforcement.json: 0 and 1"),
-    q_filter=Rule(bool, "", "expert.json: on beside `imitate_steps`"),
+    q_filter=Rule(bool, "", "guide-labels.json: off and on"),
     secant_weight=Rule(number(0, 1e6), "", "reinforcement.json: 0 and 1"),
     anneal_steps=Rule(whole(0, LONG), "steps", "the policies that ship anneal; a run that may go on does not"),
     max_grad_norm=Rule(above(0, 1e12), "", "diagnostics.json: 10 and 1e9; planners use 20"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from ase.build import bulk
 
+from atomrl_nb.experiment import provenance
 from atomrl_nb.graphs import AtomGraph, with_pairs
 from atomrl_nb.memory import Batch, ReplayMemory
 from atomrl_nb.networks import NetworkSettings
@@ -113,7 +114,7 @@ def main():
     sizes = {4: (1, 1, 1)} if args.quick else {4: (1, 1, 1), 8: (2, 1, 1), 16: (2, 2, 1)}
     seconds = 0.1 if args.quick else 3.0
     shares = {head: {n: share_of_update(head, cells, seconds) for n, cells in sizes.items()} for head in ("direct", "potential")}
-    facts = dict(milliseconds={k: round(v, 3) for k, v in times.items()}, ratio={k: round(v / times["memory"], 1) for k, v in times.items() if k != "memory"},
+    facts = dict(provenance=provenance("python tools/memory_speed.py"), milliseconds={k: round(v, 3) for k, v in times.items()}, ratio={k: round(v / times["memory"], 1) for k, v in times.items() if k != "memory"},
                  share_of_update=shares, what="100 of 400 four-atom transitions, one thread, shortest of many", torch=torch.__version__.split("+")[0],
                  torch_geometric=getattr(torch_geometric, "__version__", None), machine=platform.machine())
     print(json.dumps(facts, indent=1))

@@ -99,7 +99,7 @@ MUTATIONS = [Mutation(*row) for row in [
      "return 10 * STIFF * whole", "return 0.0 * whole",
      "test_report.py::test_the_lowest_curvature_is_of_atoms_not_of_moves_of_the_whole"),
     ("numbers of trust are not checked", "trust.py",
-     'self.settings = build(self.settings, plain_values(self.settings), TRUST, "planner.trust.")', "pass",
+     'return build(settings, plain_values(settings), TRUST, "planner.trust.")', "return settings",
      "test_settings.py::test_trust_that_makes_no_sense_is_refused_wherever_it_comes_from"),
     ("a search draws walks of no step", "loop.py",
      'steps=max(1.0, found["steps"])', 'steps=found["steps"]',

@@ -551,6 +551,10 @@ class CountedCalculator(Calculator):
         super().__init__()
         self.inner, self.budget, self.evaluations, self.first = inner, budget, 0, {}  # first: results of the first one
 
+    def set_atoms(self, atoms: Atoms):
+        "Tell the calculator which atoms it belongs to, as ASE does; some, such as asap3's, need that."
+        if hasattr(self.inner, "set_atoms"): self.inner.set_atoms(atoms)
+
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         "Compute energy [eV], forces [eV/Å] and stress, and count an evaluation unless only the stress is new."
         known = dict(self.results)

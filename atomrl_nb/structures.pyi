@@ -202,6 +202,8 @@ class CountedCalculator(Calculator):
         """inner: that does the work
         budget: force evaluations
         """
+    def set_atoms(self, atoms: Atoms) -> None:
+        """Tell the calculator which atoms it belongs to, as ASE does; some, such as asap3's, need that."""
     def calculate(self, atoms=None, properties=('energy',), system_changes=...) -> None:
         """Compute energy [eV], forces [eV/Å] and stress, and count an evaluation unless only the stress is new."""
 PERTURBATIONS: tuple[str, ...]

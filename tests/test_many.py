@@ -139,3 +139,22 @@ def test_no_call_of_a_network_outgrows_the_cache():
         optimizers = {k: SimpleNamespace(atoms=range(size)) for k, size in enumerate(sizes)}
         found = _parted(list(optimizers), optimizers)
         assert [len(part) for part in found] == parts and sum(found, []) == list(optimizers)
+
+
+class Told(EMT):
+    """As asap3's EMT: computes only for atoms that it was told of when it was attached."""
+    told = None
+
+    def set_atoms(self, atoms):
+        self.told = atoms
+
+    def get_forces(self, atoms=None):
+        assert self.told is not None, "no atoms"
+        return super().get_forces(atoms)
+
+
+def test_a_calculator_that_is_told_its_atoms_is_told_through_a_counter():
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = counted = CountedCalculator(Told())
+    assert RelaxMany([atoms], "none").run(0.05, 20) == [True] and counted.evaluations > 1

@@ -414,9 +414,8 @@ class Boxed(Calculator):
     def put(self, atoms: Atoms) -> Atoms:
         "Copy atoms into a box, along the directions that need one."
         there, missing = atoms.copy(), [k for k in range(3) if not atoms.pbc[k] or not atoms.cell[k].any()]
-        if missing and not self.boxed:
-            warnings.warn(f"{type(self.inner).__name__} needs a cell: the atoms are put in a box with "
-                          f"{self.vacuum:g} Å of vacuum on each side.", stacklevel=2)
+        said = f"needs a cell: the atoms are put in a box with {self.vacuum:g} Å of vacuum on each side."
+        if missing and not self.boxed: warnings.warn(f"{type(self.inner).__name__} {said}", stacklevel=2)
         self.boxed = self.boxed or bool(missing)
         if missing: there.center(self.vacuum, axis=missing)
         return there
@@ -426,9 +425,8 @@ class Boxed(Calculator):
         super().calculate(atoms, properties, system_changes)
         asked = self.put(self.atoms)
         asked.calc = self.inner
-        energy = float(asked.get_potential_energy())
-        forces = np.array(asked.get_forces(apply_constraint=False), dtype=float)
-        self.results = dict(energy=energy, free_energy=energy, forces=forces)
+        energy, forces = asked.get_potential_energy(), asked.get_forces(apply_constraint=False)
+        self.results = dict(energy=float(energy), free_energy=float(energy), forces=np.array(forces, dtype=float))
         if "stress" in properties: self.results["stress"] = np.array(asked.get_stress(), dtype=float)
 
 # %% ../nbs/00_structures.ipynb #20dcd2a3
@@ -437,8 +435,8 @@ def _tblite(method):
     def make(charge="0", multiplicity="1", accuracy="0.1"):
         "Make it."
         from tblite.ase import TBLite
-        return TBLite(method=method, charge=float(charge), multiplicity=int(multiplicity),
-                      accuracy=float(accuracy), verbosity=0)
+        numbers = dict(charge=float(charge), multiplicity=int(multiplicity), accuracy=float(accuracy))
+        return TBLite(method=method, verbosity=0, **numbers)
     return make
 
 def _chgnet(device="auto"):
@@ -477,9 +475,8 @@ def _pairs(text):
     return dict(item.partition("=")[::2] for item in text.split(",") if item)
 
 # %% ../nbs/00_structures.ipynb #5fd9a549
-CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]",
-               "gfn1[:charge=0,multiplicity=1]", "gfn2[:...]", "chgnet[:device=cpu]", "sevennet[:model=7net-0]",
-               "package.module:factory", "warm:SPEC")
+CALCULATORS = ("emt", "lj[:epsilon=1,sigma=1,rc=...]", "eam:FILE[,FILE...]", "gfn1[:charge=0,multiplicity=1]",
+               "gfn2[:...]", "chgnet[:device=cpu]", "sevennet[:model=7net-0]", "package.module:factory", "warm:SPEC")
 
 def _options(text, allowed, spec):
     "Parse `a=1,b=2` into floats, refusing names that the calculator does not have."
@@ -495,8 +492,7 @@ def _from_factory(module, name, spec):
     try: made = getattr(importlib.import_module(module), name)()
     except Exception as error:  # whatever a user's factory raises, the spec is what must be mended
         raise InputError(f"Unknown calculator {spec!r} ({error}); known: {', '.join(CALCULATORS)}.") from error
-    if not hasattr(made, "get_forces"):
-        raise InputError(f"{spec!r} returned no ASE calculator but {type(made).__name__}.")
+    if not hasattr(made, "get_forces"): raise InputError(f"{spec!r} made no ASE calculator but {type(made).__name__}.")
     return made
 
 # %% ../nbs/00_structures.ipynb #0a00009
@@ -562,10 +558,10 @@ class CountedCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         self.evaluations += bool(system_changes or not known)
         forces, energy = self.inner.get_forces(atoms), self.inner.get_potential_energy(atoms)
-        free = self.inner.results.get("free_energy", energy) if hasattr(self.inner, "results") else energy
-        self.results = {"energy": energy, "free_energy": free, "forces": np.array(forces)}
+        given = getattr(self.inner, "results", {})
+        self.results = dict(energy=energy, free_energy=given.get("free_energy", energy), forces=np.array(forces))
         self.first = self.first or dict(self.results)
-        stress = getattr(self.inner, "results", {}).get("stress")  # where it came with the forces, it costs nothing
+        stress = given.get("stress")  # where it came with the forces, it costs nothing
         if stress is not None: self.results["stress"] = np.array(stress)
         elif "stress" in properties: self.results["stress"] = self.inner.get_stress(atoms)
 

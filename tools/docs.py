@@ -84,9 +84,14 @@ def show_fields():
 def write_pages():
     """Turn the notebooks into the pages under _proc/, as `nbdev_proc_nbs` does with Quarto at hand."""
     import nbdev.processors
+    import nbdev.serve
     from nbdev.quarto import refresh_quarto_yml
-    from nbdev.serve import proc_nbs
 
+    def forked(*args, **options):
+        """Work on pages side by side, in processes that know what is changed here."""
+        return parallel(*args, **{**options, "method": "fork"})
+
+    parallel, nbdev.serve.parallel = nbdev.serve.parallel, forked
     nbdev_runs, names = nbdev.processors._do_eval, nbdev.processors._def_names
 
     def runs(cell):
@@ -102,7 +107,7 @@ def write_pages():
 
     DOCS.clear()  # the pages have the parameters in tables
     refresh_quarto_yml()
-    proc_nbs(force=True, n_workers=0)
+    nbdev.serve.proc_nbs(force=True, n_workers=2)
 
 
 def render_with_quarto():

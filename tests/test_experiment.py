@@ -1,6 +1,7 @@
 """What all measurements share: rows survive a kill, do not mix with others, and say where they come from."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,3 +121,9 @@ def test_a_row_that_is_measured_anew_takes_the_place_of_the_old_one(tmp_path):
     anew = replace(TINY, measure=lambda case, quick, work: dict(n=-1))
     result = run_experiment(anew, file, again=lambda case: case["arm"] == "b")
     assert [row["n"] for row in result["rows"]] == [0, -1, 1, -1]
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).resolve().parents[1] / "nbs" / "benchmark").glob("*.json")), ids=lambda path: path.stem)
+def test_every_result_file_says_which_commit_and_command_made_it(path):
+    origin = json.loads(path.read_text(encoding="utf-8"))["provenance"]
+    assert re.fullmatch("[0-9a-f]{7,}", origin["commit"]) and origin["command"]

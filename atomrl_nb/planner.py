@@ -11,7 +11,6 @@ __all__ = ['FIELD', 'CLOSE_BY', 'BESIDE', 'LUCK', 'STRAINED', 'LEAST_PRODUCTS', 
 # %% ../nbs/01k_planner.ipynb #1f400004
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -90,11 +89,6 @@ class Bonded:
 # %% ../nbs/01k_planner.ipynb #1f400007
 FIELD = 0.2  # share of the forces on the whole, above which there is a field that it is to move in
 
-@lru_cache(maxsize=64)
-def _checked(settings):
-    "Check settings, once."
-    return build(settings, plain_values(settings), PLANNER, "planner.")
-
 class Planner(Bonded):
     "Plan one relaxation."
 
@@ -106,7 +100,7 @@ class Planner(Bonded):
         trust: Trust | None = None,  # to go on with
     ):
         super().__init__(target)
-        self.settings = settings = _checked(settings)
+        self.settings = settings = build(settings, plain_values(settings), PLANNER, "planner.")
         self.surrogate = surrogate
         self.trust = trust or Trust(settings.trust, radius=settings.trust.first)
         self.planned_in, self.why = "", ""  # what is planned in, and why

@@ -8,7 +8,6 @@ __all__ = ['SHORT', 'CURVED', 'LEAST_SLACK', 'NOISY', 'Evaluation', 'evaluated',
 
 # %% ../nbs/01j_trust.ipynb #1f300004
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -83,11 +82,6 @@ class Landmark(NamedTuple):
     fmax: float = np.inf  # largest force [eV/Å]
     energy: float = np.inf  # [eV]
 
-@lru_cache(maxsize=64)
-def _checked(settings):
-    "Check settings, once."
-    return build(settings, plain_values(settings), TRUST, "planner.trust.")
-
 @dataclass
 class Trust:
     "The state of one relaxation."
@@ -106,7 +100,7 @@ class Trust:
     measured: float | None = None  # noise of a component of the forces [eV/Å]; None: not measured
     repeats: int | None = None  # evaluation that the next one repeats, to measure it
 
-    def __post_init__(self): self.settings = _checked(self.settings)
+    def __post_init__(self): self.settings = build(self.settings, plain_values(self.settings), TRUST, "planner.trust.")
 
     @property
     def force_noise(self) -> float:  # [eV/Å]

@@ -42,7 +42,8 @@ def test_an_experiment_is_named_like_its_file_and_lists_plain_distinct_cases(nam
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in MINUTES)) for name in NAMES])
-def test_an_experiment_in_its_quick_form(name, capsys):
+def test_an_experiment_in_its_quick_form(name, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))  # where workers find it too
     before, made = times(SAVED), experiment(name)
     result = run_experiment(made, quick=True, seeds=1)
     rows, cases = result[made.rows], made.cases(1, True)

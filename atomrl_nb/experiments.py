@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged',
-           'settings_of', 'trained', 'calls_of', 'outcome', 'tested', 'logged', 'bfgs_counts', 'quickly', 'measured',
-           'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects',
-           'as_markdown', 'plot_effects']
+           'settings_of', 'trained', 'calls_of', 'outcome', 'tested', 'logged', 'bfgs_counts', 'quickly', 'kept',
+           'measured', 'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of',
+           'effects', 'as_markdown', 'with_interval', 'plot_effects']
 
 # %% ../nbs/13f_experiments.ipynb #13f0038
 import time
@@ -177,6 +177,15 @@ def quickly(study: Study) -> Study:
                    environment=dict(max_steps=8))
     return replace(study, budget=64, starts=2, baseline=merged(study.baseline, hurried))
 
+def kept(
+    trainer: Trainer,
+    policy: Path,  # file to write
+) -> dict:
+    "Keep the policy, and say what the training spent."
+    save_policy(policy, trainer.agent.actor, card_of(trainer))
+    return dict(calls=calls_of(trainer), expert_calls=trainer.expert_evaluations, steps=trainer.t_total,
+                updates=trainer.agent.updates, policy=policy_id(policy))
+
 def measured(
     study: Study,
     case: dict,  # system, arm, seed
@@ -193,11 +202,9 @@ def measured(
     if arm == "BFGS": return outcome(sum((bfgs_counts(starts, settings, aim) for aim in aims), []), caps)
     budget = 0 if arm == "untrained" else study.budget
     trainer, rows = trained(settings, crystals(case["system"], 50, 0), budget, aims)
-    policy = work/f"{case['system']} {arm} {case['seed']}.safetensors"
-    save_policy(policy, trainer.agent.actor, card_of(trainer))
-    return outcome(sum((tested(trainer, starts, aim) for aim in aims), []), caps) | logged(rows) | dict(
-        calls=calls_of(trainer), expert_calls=trainer.expert_evaluations, steps=trainer.t_total,
-        updates=trainer.agent.updates, policy=policy_id(policy), seconds=round(time.process_time() - began, 1))
+    spent = kept(trainer, work/f"{case['system']} {arm} {case['seed']}.safetensors")
+    counts = sum((tested(trainer, starts, aim) for aim in aims), [])
+    return outcome(counts, caps) | logged(rows) | spent | dict(seconds=round(time.process_time() - began, 1))
 
 # %% ../nbs/13f_experiments.ipynb #13f0060
 def by_seed(
@@ -392,18 +399,21 @@ def as_markdown(
     for arm, found in effects(result, only):
         each = [paired(result["rows"], system, arm, result["baseline"]) for system in systems if system in found]
         both = {} if arm in ("BFGS", result["baseline"]) else difference(*each)
-        lines.append(f"| {arm} |" + "".join(_cells(found.get(system)) for system in systems) + f" {_shown(both)} |")
+        cells = "".join(_cells(found.get(system)) for system in systems)
+        lines.append(f"| {arm} |{cells} {with_interval(both)} |")
     return "\n".join(lines)
 
-def _shown(found):
-    "Write a difference with its interval."
+def with_interval(
+    found: dict | None,  # of `difference`
+) -> str:
+    "Write a difference with its interval, or a dash where there is none."
     if not found or "difference" not in found: return "–"
     return "{:+.1f} ({:+.1f} to {:+.1f})".format(found["difference"], *found["interval"])
 
 def _cells(entry):
     "Write the three cells of one arm on one system."
     if entry is None: return " – | – | – |"
-    return f" {entry['evaluations']:.1f} | {100 * entry['failed']:.0f} % | {_shown(entry)} |"
+    return f" {entry['evaluations']:.1f} | {100 * entry['failed']:.0f} % | {with_interval(entry)} |"
 
 # %% ../nbs/13f_experiments.ipynb #13f0076
 def plot_effects(

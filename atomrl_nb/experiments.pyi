@@ -6,7 +6,7 @@ from ase import Atoms
 from .experiment import Experiment
 from .learner import Trainer
 from .settings import Settings
-__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'tested', 'logged', 'bfgs_counts', 'quickly', 'measured', 'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown', 'plot_effects']
+__all__ = ['AMPLITUDE', 'R0', 'SYSTEMS', 'COMMON', 'REFERENCES', 'STUDIES', 'System', 'crystals', 'held_out', 'Study', 'merged', 'settings_of', 'trained', 'calls_of', 'outcome', 'tested', 'logged', 'bfgs_counts', 'quickly', 'kept', 'measured', 'by_seed', 'paired', 'difference', 'compared', 'as_text', 'cases_of', 'told', 'experiment_of', 'effects', 'as_markdown', 'with_interval', 'plot_effects']
 
 @dataclass(frozen=True)
 class System:
@@ -113,6 +113,12 @@ def bfgs_counts(starts: list, settings: Settings, aim: dict) -> list:
 def quickly(study: Study) -> Study:
     """Shrink a study to seconds."""
 
+def kept(trainer: Trainer, policy: Path) -> dict:
+    """Keep the policy, and say what the training spent.
+
+    policy: file to write
+    """
+
 def measured(study: Study, case: dict, quick: bool, work: Path) -> dict:
     """Train and test one arm with one seed.
 
@@ -173,6 +179,12 @@ def as_markdown(result: dict, only: tuple=()) -> str:
 
     result: of a result file
     only: arms that are wanted; none: all
+    """
+
+def with_interval(found: dict | None) -> str:
+    """Write a difference with its interval, or a dash where there is none.
+
+    found: of `difference`
     """
 
 def plot_effects(result: dict) -> None:

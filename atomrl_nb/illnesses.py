@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEM', 'BUDGET', 'LONG', 'STARTS', 'FIRST_SEED', 'HEALTHY', 'DOSES', 'ILLNESSES', 'AGAIN', 'ARMS', 'INDICATORS',
-           'ANY_RULE', 'ANY_INDICATOR', 'SEVERE', 'DIAGNOSTICS', 'Illness', 'Arm', 'settings_of_arm', 'Watched',
+           'ANY_RULE', 'ANY_INDICATOR', 'SEVERE', 'DIAGNOSTICS', 'Illness', 'Arm', 'settings_of_arm', 'Training',
            'watched', 'signs', 'measured_run', 'Judged', 'healthy_spread', 'alarms_of_guide', 'alarms_of_rules',
            'judged', 'responses', 'wilson', 'share_of', 'with_any', 'better', 'alarms', 'cures', 'concluded',
            'doses_as_markdown', 'alarms_as_markdown', 'cures_as_markdown', 'plot_doses']
@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
+from scipy.stats import binomtest
 
 from .benchmark import interval
 from .diagnostics import RULES, guide_metrics, reduce, rules_that_hold
-from .evaluation import EVALUATIONS, card_of, due, evaluate
-from .experiment import Experiment, policy_id
-from .experiments import (COMMON, SYSTEMS, by_seed, calls_of, crystals, difference, held_out, merged, outcome,
-                                   paired)
+from .evaluation import EVALUATIONS, due, evaluate
+from .experiment import Experiment
+from .experiments import (COMMON, SYSTEMS, by_seed, calls_of, crystals, difference, held_out, kept, merged,
+                                   outcome, paired, with_interval)
 from .learner import METRICS, Trainer
-from .policies import save_policy
 from .settings import Settings, settings_from
 
 # %% ../nbs/13g_illnesses.ipynb #13a70007
@@ -119,7 +119,7 @@ def settings_of_arm(
     return settings_from(merged(HEALTHY, fades, arm.settings, hurried if quick else {}, own))
 
 # %% ../nbs/13g_illnesses.ipynb #13a7000e
-class Watched(NamedTuple):
+class Training(NamedTuple):
     "A training, and what it logged."
     trainer: Trainer
     steps: list  # rows of `metrics.csv`
@@ -130,7 +130,7 @@ def watched(
     settings: Settings,
     structures: list,  # `ase.Atoms` to train on, at rest
     budget: int,  # force evaluations
-) -> Watched:
+) -> Training:
     "Train until the budget is spent, and evaluate in between."
     trainer, steps, tests = Trainer(settings, structures), [], []
     trainer.begin()
@@ -139,8 +139,8 @@ def watched(
             steps += trainer.round().rows
             if due(trainer, settings.evaluation_interval): tests += evaluate(trainer).rows
         if not tests or tests[-1]["t_total"] < trainer.t_total: tests += evaluate(trainer).rows
-    except FloatingPointError as error: return Watched(trainer, steps, tests, str(error))
-    return Watched(trainer, steps, tests, "")
+    except FloatingPointError as error: return Training(trainer, steps, tests, str(error))
+    return Training(trainer, steps, tests, "")
 
 # %% ../nbs/13g_illnesses.ipynb #13a70010
 def _known(value):
@@ -148,7 +148,7 @@ def _known(value):
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 def signs(
-    run: Watched,
+    run: Training,
 ) -> dict:
     "Keep what rules and indicators look at."
     steps = pd.DataFrame(run.steps).reindex(columns=METRICS).astype(float)
@@ -174,10 +174,8 @@ def measured_run(
     cap = settings.environment.max_steps + 1
     lost = bool(run.error)
     counts = [cap] * len(starts) if lost else [row["steps"] + 1 for row in evaluate(run.trainer, starts).rows]
-    policy = work/f"{name} {case['seed']}.safetensors"
-    save_policy(policy, run.trainer.agent.actor, card_of(run.trainer))
-    return outcome(counts, [cap] * len(counts)) | dict(error=run.error) | signs(run) | dict(
-        calls=calls_of(run.trainer), updates=run.trainer.agent.updates, policy=policy_id(policy),
+    spent = kept(run.trainer, work/f"{name} {case['seed']}.safetensors")
+    return outcome(counts, [cap] * len(counts)) | dict(error=run.error) | signs(run) | spent | dict(
         seconds=round(time.process_time() - began, 1))
 
 # %% ../nbs/13g_illnesses.ipynb #13a70014
@@ -259,10 +257,7 @@ def wilson(
 ) -> list | None:  # lower and upper end, 95 %; None: there was nothing to count
     "Find Wilson's interval of a share."
     if not of: return None
-    z, share = 1.96, count / of
-    middle, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    low, high = ((middle + side * half) / (1 + z * z / of) for side in (-1, 1))
-    return [round(max(0.0, low), 3), round(min(1.0, high), 3)]
+    return [round(float(end), 3) for end in binomtest(count, of).proportion_ci(method="wilson")]
 
 def share_of(runs: list, name: str) -> dict:
     "Count the runs that a rule names."
@@ -347,10 +342,6 @@ DIAGNOSTICS = Experiment(
     tell=_told, summary=concluded, conclude=_as_text, program="atomrl-experiment guide-diagnostics")
 
 # %% ../nbs/13g_illnesses.ipynb #13a70027
-def _range(found):
-    "Write a difference with its interval."
-    return "–" if found is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(found["difference"], *found["interval"])
-
 def doses_as_markdown(
     result: dict,  # of the result file
 ) -> str:
@@ -359,7 +350,7 @@ def doses_as_markdown(
              "|---|---|---:|---:|---:|---:|"]
     for one in result["responses"]:
         if one["dose"] == "cured": continue
-        lost = _range(dict(difference=one["lost"], interval=one["interval"]))
+        lost = with_interval(dict(difference=one["lost"], interval=one["interval"]))
         own = f"{one['found']} of {one['seeds']}" if one["illness"] else "–"
         value = f"{one['dose']}: `{_dosed(one)}`" if one["illness"] else "–"
         lines.append(f"| {one['illness'] or one['arm']} | {value} | {one['evaluations']:.1f} | {lost} | "
@@ -397,7 +388,7 @@ def cures_as_markdown(
              "|---|---:|---:|---:|---:|---:|"]
     for one in result["cures"]:
         sick, found = (", ".join(map(str, one[key])) for key in ("sick", "found"))
-        gained, left = _range(one["gained"]), _range(one["left"])
+        gained, left = with_interval(one["gained"]), with_interval(one["left"])
         lines.append(f"| {one['illness']} | {one['gained']['seeds']} | {gained} | {left} | {sick} | {found} |")
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .experiment import Experiment
 from .learner import Trainer
 from .settings import Settings
-__all__ = ['SYSTEM', 'BUDGET', 'LONG', 'STARTS', 'FIRST_SEED', 'HEALTHY', 'DOSES', 'ILLNESSES', 'AGAIN', 'ARMS', 'INDICATORS', 'ANY_RULE', 'ANY_INDICATOR', 'SEVERE', 'DIAGNOSTICS', 'Illness', 'Arm', 'settings_of_arm', 'Watched', 'watched', 'signs', 'measured_run', 'Judged', 'healthy_spread', 'alarms_of_guide', 'alarms_of_rules', 'judged', 'responses', 'wilson', 'share_of', 'with_any', 'better', 'alarms', 'cures', 'concluded', 'doses_as_markdown', 'alarms_as_markdown', 'cures_as_markdown', 'plot_doses']
+__all__ = ['SYSTEM', 'BUDGET', 'LONG', 'STARTS', 'FIRST_SEED', 'HEALTHY', 'DOSES', 'ILLNESSES', 'AGAIN', 'ARMS', 'INDICATORS', 'ANY_RULE', 'ANY_INDICATOR', 'SEVERE', 'DIAGNOSTICS', 'Illness', 'Arm', 'settings_of_arm', 'Training', 'watched', 'signs', 'measured_run', 'Judged', 'healthy_spread', 'alarms_of_guide', 'alarms_of_rules', 'judged', 'responses', 'wilson', 'share_of', 'with_any', 'better', 'alarms', 'cures', 'concluded', 'doses_as_markdown', 'alarms_as_markdown', 'cures_as_markdown', 'plot_doses']
 SYSTEM: str
 BUDGET: int
 LONG: int
@@ -62,7 +62,7 @@ def settings_of_arm(name: str, seed: int, quick: bool=False) -> Settings:
     quick: seconds
     """
 
-class Watched(NamedTuple):
+class Training(NamedTuple):
     """A training, and what it logged.
 
     steps: rows of `metrics.csv`
@@ -74,14 +74,14 @@ class Watched(NamedTuple):
     tests: list
     error: str
 
-def watched(settings: Settings, structures: list, budget: int) -> Watched:
+def watched(settings: Settings, structures: list, budget: int) -> Training:
     """Train until the budget is spent, and evaluate in between.
 
     structures: `ase.Atoms` to train on, at rest
     budget: force evaluations
     """
 
-def signs(run: Watched) -> dict:
+def signs(run: Training) -> dict:
     """Keep what rules and indicators look at."""
 
 def measured_run(case: dict, quick: bool, work: Path) -> dict:

@@ -8,8 +8,8 @@ import pytest
 
 from atomrl_nb.diagnostics import METRIC_GUIDE
 from atomrl_nb.experiment import plain, read_result, run_experiment
-from atomrl_nb.experiments import (REFERENCES, STUDIES, Study, compared, crystals, difference, experiment_of, held_out, paired,
-                                   quickly, settings_of, trained)
+from atomrl_nb.experiments import (REFERENCES, STUDIES, SYSTEMS, Study, compared, crystals, difference, experiment_of, held_out,
+                                   measured, paired, quickly, settings_of, trained)
 from atomrl_nb.illnesses import (ARMS, DIAGNOSTICS, FIRST_SEED, ILLNESSES, alarms, concluded, cures, healthy_spread,
                                  judged)
 
@@ -54,6 +54,18 @@ def test_a_training_spends_the_budget_and_counts_what_the_expert_hides():
         hidden = sum(row["expert_evaluations"] - row["expert"] for row in rows)
         assert calls >= 100 and (hidden > 0) == (arm != "all on")
         assert 8 <= calls - len(rows) - hidden <= 8 + len(rows)  # the rest are starts of episodes
+
+
+def test_environments_have_their_aims_in_turn_and_each_start_is_tested_with_each(tmp_path):
+    study, aims = quickly(STUDIES["guide-gate"]), SYSTEMS["aims4"].aims
+    trainer, _ = trained(settings_of(study, "aims4", "all"), crystals("aims4", 3, 0), 0, aims)
+    wanted = [(aim["fmax"], aim.get("max_steps", 8)) for aim in aims]
+    assert [(env.settings.fmax, env.settings.max_steps) for env in trainer.environments] == wanted * 2
+    assert trainer.environments[0].observe().env[0, 1] != trainer.environments[1].observe().env[0, 1]  # each is told its own
+    row = measured(STUDIES["guide-gate"], dict(system="aims4", arm="BFGS", seed=0), False, tmp_path)
+    easy, usual, hard, short = np.reshape(row["counts"], (4, 32))
+    assert (easy <= usual).all() and (usual <= hard).all() and easy.sum() < usual.sum() < hard.sum()
+    assert short.max() == 11 and row["failed"] == (short == 11).sum() + (hard == 41).sum() + (usual == 41).sum()
 
 
 def test_what_is_tested_on_is_not_trained_on():

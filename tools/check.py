@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import stubs
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "atomrl_nb"
+TAIL = 40  # lines of a failed check that are printed once more at the end, where a log is read first
 EXPORT = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
 
 
@@ -79,31 +81,31 @@ CHECKS = {
 
 
 def tests():
-    """Run pytest on two halves of the test files at once, one a core; tell whether both passed."""
+    """Run pytest on two halves of the test files at once, one a core; return (status, output), a failure's last."""
     found = sorted((ROOT / "tests").glob("test_*.py"), key=lambda path: path.stat().st_size)
-    with tempfile.TemporaryFile("w+") as beside:
-        other = subprocess.Popen([sys.executable, "-m", "pytest", *map(str, found[1::2])], cwd=ROOT, stdout=beside,
-                                 stderr=subprocess.STDOUT)
-        status = subprocess.run([sys.executable, "-m", "pytest", *map(str, found[::2])], cwd=ROOT).returncode
-        status = other.wait() or status
-        beside.seek(0)
-        print(beside.read(), flush=True)
-    return not status
+    halves = [command("-m", "pytest", *map(str, found[start::2])) for start in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        results = sorted(pool.map(lambda half: half(), halves))
+    return results[-1][0], "\n\n".join(output for _, output in results)
+
+
+CHECKS["pytest passes"] = tests
 
 
 def main():
-    """Run the checks and then pytest, whose summary comes last when all is well."""
+    """Run the checks, the tests last; print what failed once more, at the end."""
     os.environ["PYTHONPATH"] = str(ROOT)
-    failed = []
+    failed = {}
     for name, check in CHECKS.items():
         start = time.time()
         status, output = check()
         print(f"{'FAILED' if status else 'ok':6} {time.time() - start:6.1f} s  {name}", flush=True)
         if status:
-            failed.append(name)
+            failed[name] = output
+        if status or check is tests:
             print(output, flush=True)
-    if not tests():
-        failed.append("pytest passes")
+    for name, output in failed.items():
+        print(f"\nFAILED: {name}", *output.splitlines()[-TAIL:], sep="\n", flush=True)
     if failed:
         sys.exit("Not so: " + "; ".join(failed) + ".")
 

@@ -160,7 +160,7 @@ def pictures(nb):
 
 
 def handle(path, check, save):
-    """Run one notebook, check or save its outputs, print how it went; return whether all is well."""
+    """Run one notebook, check or save its outputs, print how it went; return what is wrong, or ""."""
     from execnb.nbio import write_nb
 
     outputs, error, seconds = run(path)
@@ -176,11 +176,11 @@ def handle(path, check, save):
     if write:
         write_nb(fresh, path)
     verdict = "FAILED" if error else "saved" if write else "OUTDATED" if check and changes else "ok"
-    lines = [f"{verdict:8} {seconds:6.1f} s  {path.relative_to(ROOT)}", *filter(None, [error])]
-    if check and changes and not error:
-        lines += [*changes, "  Look at the change, then run `make outputs` to save it."]
-    print("\n".join(lines), flush=True)
-    return verdict in ("ok", "saved")
+    print(f"{verdict:8} {seconds:6.1f} s  {path.relative_to(ROOT)}", flush=True)
+    if verdict in ("ok", "saved"):
+        return ""
+    details = [error] if error else [*changes, "  Look at the change, then run `make outputs` to save it."]
+    return "\n".join([f"{verdict}  {path.relative_to(ROOT)}", *details])
 
 
 def main():
@@ -196,9 +196,9 @@ def main():
     paths = [path.resolve() for path in args.notebooks or sorted(nbglob(ROOT / "nbs", as_path=True))]
     CONTEXT.set_forkserver_preload(PRELOAD)
     with ThreadPoolExecutor(WORKERS) as pool:
-        fine = list(pool.map(lambda path: handle(path, args.check, args.save), paths))
-    print(f"{len(paths)} notebooks, {fine.count(False)} with problems")
-    return fine.count(False) > 0
+        problems = list(filter(None, pool.map(lambda path: handle(path, args.check, args.save), paths)))
+    print(*problems, f"{len(paths)} notebooks, {len(problems)} with problems", sep="\n")
+    return len(problems) > 0
 
 
 if __name__ == "__main__":

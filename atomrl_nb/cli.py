@@ -30,7 +30,7 @@ from .commands import (FLAGS, add_overwrite, add_settings, command_parser, defau
 from .comparing import relax, summary
 from .decisions import DECISIONS
 from .diagnostics import diagnose, plot_metrics, read_table, save_results
-from .experiment import add_measuring, measure_as_asked, provenance
+from .experiment import add_measuring, from_file, measure_as_asked, of_checkout, provenance
 from .experiments import STUDIES, experiment_of
 from .fit import FitSettings
 from .fit_run import fit_run
@@ -581,17 +581,17 @@ EXPERIMENTS = {each.name: each for each in (*map(experiment_of, STUDIES.values()
 def experiments_parser() -> argparse.ArgumentParser:
     "Describe the options of `atomrl-experiment`."
     listed = "\n".join(f"  {name:18} {experiment.about}" for name, experiment in EXPERIMENTS.items())
+    listed += "".join(f"\n  {name:18} (in this checkout)" for name in of_checkout())
     parser = argparse.ArgumentParser(
         "atomrl-experiment", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"experiments:\n{listed}\n",
-        description="Measure what the tuning guide advises, and write rows as they come to NAME.json. Exit code 0: "
-                    "done, 2: bad input, 130: interrupted; the same command goes on.")
-    parser.add_argument("name", metavar="NAME", help="experiment, see below"), add_measuring(parser, seeds=8)
+        description="Measure what these pages say. Exit code 0: done, 2: bad input, 130: interrupted: it can go on.")
+    parser.add_argument("name", metavar="NAME", help="experiment, see below"), add_measuring(parser)
     return parser
 
 def _experiment(args):
     "Measure an experiment."
-    experiment = EXPERIMENTS[check_name(args.name, EXPERIMENTS, "experiment")]
-    return measure_as_asked(experiment, args, args.out or Path(f"{experiment.name}.json"))
+    name = check_name(args.name, EXPERIMENTS | of_checkout(), "experiment")
+    return measure_as_asked(EXPERIMENTS.get(name) or from_file(of_checkout()[name]), args)
 
 def experiment_main(
     argv: list | None = None,  # arguments; None: those of the command line

@@ -331,7 +331,7 @@ DECISIONS = Experiment(
     dict(baseline=DEFAULTS, cap=CAP, effort=vars(Effort()), genes=GENES,
          systems={name: task.about for name, task in TASKS.items()}),
     ("lj-clusters",), seeds=3, tell=_told, summary=lambda rows: dict(summary=contrasts(rows, DEFAULTS)),
-    conclude=lambda rows: as_lines(contrasts(rows, DEFAULTS)), program="atomrl-experiment guide-decisions")
+    conclude=lambda rows: as_lines(contrasts(rows, DEFAULTS)))
 
 # %% ../nbs/13h_decisions.ipynb #13h00035
 def contrast_table(

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance',
            'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result',
-           'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'experiment_parser', 'chosen',
-           'experiment_main', 'command_of', 'measure_as_asked', 'TimedCalculator']
+           'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'chosen', 'command_of',
+           'recounted', 'measure_as_asked', 'of_checkout', 'from_file', 'TimedCalculator']
 
 # %% ../nbs/12b_experiment.ipynb #12b00004
-import argparse, contextlib, hashlib, importlib.metadata, importlib.resources, json, math, multiprocessing, os
-import platform, re, shlex, subprocess, sys, tempfile, time
+import argparse, contextlib, hashlib, importlib, importlib.metadata, importlib.resources, json, math
+import multiprocessing, os, platform, re, shlex, subprocess, sys, tempfile, time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -127,7 +127,6 @@ class Experiment:
     conclude: Callable = lambda rows: ""  # the same as text, printed at the end
     rows: str = "rows"  # name of the list in the file
     apart: bool = False  # each case in a process of its own: where memory or a first call is measured
-    program: str = ""  # command that measures it; empty: the tool of its name
 
 # %% ../nbs/12b_experiment.ipynb #12b00015
 def key_of(
@@ -258,25 +257,17 @@ def with_row(
 # %% ../nbs/12b_experiment.ipynb #12b00020
 def add_measuring(
     parser: argparse.ArgumentParser,  # changed in place
-    seeds: int,
 ):
     "Offer what every experiment can be asked for."
     parser.add_argument("--quick", action="store_true", help="a short form, of seconds, that saves nothing")
-    parser.add_argument("--seeds", type=int, metavar="N", default=seeds, help="seeds 0 to N-1 (%(default)s)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (the experiment's own number)")
     parser.add_argument("--workers", type=int, metavar="N", default=1, help="cases at a time (%(default)s)")
     parser.add_argument("--only", nargs="*", metavar="NAME=VALUE", default=[], help="measure these cases")
     parser.add_argument("--again", nargs="*", metavar="NAME=VALUE", default=[], help="measure these cases anew")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="result file; one that is there is gone on with")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="result file (NAME.json); one there is gone on with")
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder for what rows leave besides")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where there is a result file")
-
-def experiment_parser(
-    experiment: Experiment,
-) -> argparse.ArgumentParser:
-    "Describe the options of an experiment."
-    parser = argparse.ArgumentParser(description=experiment.about)
-    add_measuring(parser, experiment.seeds)
-    return parser
+    parser.add_argument("--recount", action="store_true", help="measure nothing: say anew what the saved rows say")
 
 def chosen(
     words: list,  # "name=value"
@@ -291,46 +282,52 @@ def chosen(
             raise InputError(f"No case has {name} = {value!r}: {known}.")
     return lambda case: all(str(case[name]) == value for name, value in wanted)
 
-# %% ../nbs/12b_experiment.ipynb #12b00022
-def experiment_main(
-    experiment: Experiment,
-    folder: str | Path,  # where the result file belongs if none is named
-    args: argparse.Namespace | None = None,  # of `experiment_parser`; None: from the command line
-) -> int:  # exit code
-    "Run an experiment as a command asks."
-    args = args or experiment_parser(experiment).parse_args()
-    try: return measure_as_asked(experiment, args, args.out or Path(folder)/f"{experiment.name}.json")
-    except InputError as error:
-        print(f"{experiment.name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{experiment.name}: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-
 # %% ../nbs/12b_experiment.ipynb #12b00033
 def command_of(experiment: Experiment, args: argparse.Namespace) -> str:
     "Write the command that makes the rows anew; folders of this machine are no part of it."
-    program = experiment.program or f"python tools/experiment_{experiment.name}.py"
-    words = [*shlex.split(program), "--seeds", str(args.seeds)]
+    words = ["atomrl-experiment", experiment.name, "--seeds", str(args.seeds or experiment.seeds)]
     return shlex.join(words + (["--only", *args.only] if args.only else []))
+
+def recounted(experiment: Experiment, file: Path) -> dict:
+    "Write anew what follows from the rows of a file; they stay as they are."
+    result = read_result(file, experiment.rows)
+    rows = result.pop(experiment.rows)
+    result |= experiment.summary(rows) | {experiment.rows: rows}
+    write_text(file, rows_as_json(result, experiment.rows))
+    return result
 
 def measure_as_asked(
     experiment: Experiment,
     args: argparse.Namespace,  # of `add_measuring`
-    file: Path,  # result file
 ) -> int:  # exit code
     "Check numbers and folder, measure, and print what follows."
-    if min(args.seeds, args.workers) < 1: raise InputError("--seeds and --workers must be positive.")
+    seeds, file = experiment.seeds if args.seeds is None else args.seeds, args.out or Path(f"{experiment.name}.json")
+    if min(seeds, args.workers) < 1: raise InputError("--seeds and --workers must be positive.")
     if not args.quick and not file.parent.is_dir():
         raise InputError(f"There is no folder {str(file.parent)!r} for the result.")
     torch.set_num_threads(1)
-    cases = experiment.cases(args.seeds, args.quick)
+    cases = experiment.cases(seeds, args.quick)
     only, again = chosen(args.only, cases), chosen(args.again, cases) if args.again else lambda case: False
     workers, kept = (0, None) if args.quick else (args.workers, file)
-    result = run_experiment(experiment, kept, args.seeds, workers, args.quick, args.work, only, again,
-                            command=command_of(experiment, args), overwrite=args.overwrite)
+    if args.recount: result = recounted(experiment, file)
+    else: result = run_experiment(experiment, kept, seeds, workers, args.quick, args.work, only, again,
+                                  command=command_of(experiment, args), overwrite=args.overwrite)
     if said := experiment.conclude(result[experiment.rows]): print(said)
     return 0
+
+# %% ../nbs/12b_experiment.ipynb #12b00037
+def of_checkout() -> dict[str, Path]:  # name -> file; empty where the package is installed
+    "List the experiments that lie beside the package."
+    root = Path(str(importlib.resources.files("atomrl_nb"))).resolve().parent
+    files = sorted((root/"tools").glob("experiment_*.py")) if (root/"settings.ini").is_file() else []
+    return {file.stem.removeprefix("experiment_"): file for file in files}
+
+def from_file(
+    file: Path,  # experiment_NAME.py
+) -> Experiment:
+    "Import an experiment in a way that its workers find it, too."
+    if str(file.parent) not in sys.path: sys.path.insert(0, str(file.parent))
+    return importlib.import_module(file.stem).EXPERIMENT
 
 # %% ../nbs/12b_experiment.ipynb #12b00025
 class TimedCalculator(CountedCalculator):

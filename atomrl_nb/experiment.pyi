@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from .structures import CountedCalculator
-__all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance', 'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result', 'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'experiment_parser', 'chosen', 'experiment_main', 'command_of', 'measure_as_asked', 'TimedCalculator']
+__all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance', 'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result', 'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'chosen', 'command_of', 'recounted', 'measure_as_asked', 'of_checkout', 'from_file', 'TimedCalculator']
 
 def commit_of_package() -> str:
     """Name the commit of the package, with a plus where tracked files differ from it.
@@ -74,7 +74,6 @@ class Experiment:
     conclude: the same as text, printed at the end
     rows: name of the list in the file
     apart: each case in a process of its own: where memory or a first call is measured
-    program: command that measures it; empty: the tool of its name
     """
     name: str
     about: str
@@ -88,7 +87,6 @@ class Experiment:
     conclude: Callable = ...
     rows: str = 'rows'
     apart: bool = False
-    program: str = ''
 
 def key_of(row: dict, names: tuple) -> str:
     """Identify a row by its case.
@@ -147,14 +145,11 @@ def with_row(experiment: Experiment, result: dict, cases: list, row: dict) -> di
     cases: in their order
     """
 
-def add_measuring(parser: argparse.ArgumentParser, seeds: int) -> None:
+def add_measuring(parser: argparse.ArgumentParser) -> None:
     """Offer what every experiment can be asked for.
 
     parser: changed in place
     """
-
-def experiment_parser(experiment: Experiment) -> argparse.ArgumentParser:
-    """Describe the options of an experiment."""
 
 def chosen(words: list, cases: list) -> Callable:
     """Read what cases are wanted.
@@ -163,23 +158,29 @@ def chosen(words: list, cases: list) -> Callable:
     returns: case -> whether it is wanted
     """
 
-def experiment_main(experiment: Experiment, folder: str | Path, args: argparse.Namespace | None=None) -> int:
-    """Run an experiment as a command asks.
-
-    folder: where the result file belongs if none is named
-    args: of `experiment_parser`; None: from the command line
-    returns: exit code
-    """
-
 def command_of(experiment: Experiment, args: argparse.Namespace) -> str:
     """Write the command that makes the rows anew; folders of this machine are no part of it."""
 
-def measure_as_asked(experiment: Experiment, args: argparse.Namespace, file: Path) -> int:
+def recounted(experiment: Experiment, file: Path) -> dict:
+    """Write anew what follows from the rows of a file; they stay as they are."""
+
+def measure_as_asked(experiment: Experiment, args: argparse.Namespace) -> int:
     """Check numbers and folder, measure, and print what follows.
 
     args: of `add_measuring`
-    file: result file
     returns: exit code
+    """
+
+def of_checkout() -> dict[str, Path]:
+    """List the experiments that lie beside the package.
+
+    returns: name -> file; empty where the package is installed
+    """
+
+def from_file(file: Path) -> Experiment:
+    """Import an experiment in a way that its workers find it, too.
+
+    file: experiment_NAME.py
     """
 
 class TimedCalculator(CountedCalculator):

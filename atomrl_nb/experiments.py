@@ -371,7 +371,7 @@ def experiment_of(
         dict(question=study.question, budget=study.budget, starts=study.starts, arms=study.arms, systems=systems,
              baseline=next(iter(study.arms)), settings=settings),
         tell=told, summary=lambda rows: dict(summary=compared(study, rows)),
-        conclude=partial(as_text, study), program=f"atomrl-experiment {study.name}")
+        conclude=partial(as_text, study))
 
 # %% ../nbs/13f_experiments.ipynb #13f0070
 def effects(

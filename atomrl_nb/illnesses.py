@@ -339,7 +339,7 @@ DIAGNOSTICS = Experiment(
     "guide-diagnostics", _about, _cases, measured_run,
     dict(question=_about, arms={name: arm._asdict() for name, arm in ARMS.items()}, baseline="healthy",
          systems={SYSTEM: SYSTEMS[SYSTEM].about}, starts=STARTS, settings=asdict(settings_of_arm("healthy", 0))),
-    tell=_told, summary=concluded, conclude=_as_text, program="atomrl-experiment guide-diagnostics")
+    tell=_told, summary=concluded, conclude=_as_text)
 
 # %% ../nbs/13g_illnesses.ipynb #13a70027
 def doses_as_markdown(

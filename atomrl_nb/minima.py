@@ -292,4 +292,4 @@ MINIMA = Experiment(
          efforts={name: vars(hunt.effort) | dict(budget=hunt.budget) for name, hunt in HUNTS.items()},
          systems={name: vars(place) for name, place in PLACES.items()}),
     ("lj-clusters", "fcc-alloys"), seeds=3, tell=_told, summary=_summed,
-    conclude=lambda rows: as_lines(contrasts(rows, MULTISTART)), program="atomrl-experiment guide-minima")
+    conclude=lambda rows: as_lines(contrasts(rows, MULTISTART)))

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from atomrl_nb.experiment import (Experiment, experiment_main, experiment_parser, provenance, read_result, rows_as_json,
-                                  run_experiment)
+from atomrl_nb.cli import EXPERIMENTS, experiment_main
+from atomrl_nb.experiment import Experiment, provenance, read_result, rows_as_json, run_experiment
 from atomrl_nb.structures import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = '''
 import sys, time
 from pathlib import Path
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb import cli
+from atomrl_nb.experiment import Experiment
 
 def cases(seeds, quick):
     return [dict(arm=arm, seed=seed) for seed in range(seeds) for arm in ("a", "b")]
@@ -30,7 +31,9 @@ def measure(case, quick, work):
     return dict(number=ord(case["arm"]) + case["seed"])
 
 EXPERIMENT = Experiment("tiny", "How large is a letter?", cases, measure, dict(unit="one"), ("fcc-alloys",), seeds=6)
-if __name__ == "__main__": sys.exit(experiment_main(EXPERIMENT, Path(__file__).parent))
+if __name__ == "__main__":
+    cli.EXPERIMENTS["tiny"] = EXPERIMENT
+    sys.exit(cli.experiment_main(["tiny", "--out", str(Path(__file__).with_name("tiny.json")), *sys.argv[1:]]))
 '''
 
 
@@ -64,7 +67,7 @@ def test_a_killed_command_goes_on_with_what_is_missing(tmp_path):
     assert all(row in result["rows"] for row in kept)
     again = (tmp_path / "measured").read_text().split()
     assert all(again.count(f"{row['arm']}{row['seed']}") == 1 for row in kept)  # what was there is not measured twice
-    assert result["unit"] == "one" and result["provenance"]["command"] == "python tools/experiment_tiny.py --seeds 6"
+    assert result["unit"] == "one" and result["provenance"]["command"] == "atomrl-experiment tiny --seeds 6"
     assert set(result["provenance"]) == {"commit", "versions", "policies", "machine", "date", "command"}
     assert os.uname().nodename not in json.dumps(result)
 
@@ -72,17 +75,26 @@ def test_a_killed_command_goes_on_with_what_is_missing(tmp_path):
 @pytest.mark.parametrize("options, said", [
     (["--seeds", "0"], "must be positive"), (["--only", "arm=c"], "it may be a, b"),
     (["--out", "nowhere/tiny.json"], "no folder 'nowhere'")])
-def test_what_cannot_be_measured_is_refused_before_the_work(tmp_path, capsys, options, said):
-    args = experiment_parser(TINY).parse_args(options)
-    assert experiment_main(replace(TINY, measure=None), tmp_path, args) == 2
+def test_what_cannot_be_measured_is_refused_before_the_work(tmp_path, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(EXPERIMENTS, "tiny", replace(TINY, measure=None))
+    assert experiment_main(["tiny", *options]) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_an_interruption_says_that_the_same_command_goes_on(tmp_path, capsys):
+def test_an_interruption_is_no_traceback(capsys, monkeypatch):
     def interrupted(case, quick, work): raise KeyboardInterrupt
-    args = experiment_parser(TINY).parse_args(["--quick"])
-    assert experiment_main(replace(TINY, measure=interrupted), tmp_path, args) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setitem(EXPERIMENTS, "tiny", replace(TINY, measure=interrupted))
+    assert experiment_main(["tiny", "--quick"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_rows_are_counted_anew_and_kept(tmp_path, monkeypatch):
+    file = tmp_path / "tiny.json"
+    first = run_experiment(TINY, file)
+    monkeypatch.setitem(EXPERIMENTS, "tiny", replace(TINY, measure=None, summary=lambda rows: dict(counted=len(rows))))
+    assert experiment_main(["tiny", "--recount", "--out", str(file)]) == 0
+    assert read_result(file) == first | dict(counted=4)
 
 
 def test_rows_of_other_settings_do_not_mix(tmp_path):

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from atomrl_nb.experiment import run_experiment
+from atomrl_nb.experiment import from_file, of_checkout, run_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS, SAVED = ROOT / "tools", ROOT / "nbs" / "benchmark"
-NAMES = [path.stem.removeprefix("experiment_") for path in sorted(TOOLS.glob("experiment_*.py"))]
+NAMES = list(of_checkout())
 MINUTES = {"monitor", "reinforcement", "search"}  # slow even in their quick form
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def experiment(name):
     """Import a tool, and return its experiment."""
-    sys.path.insert(0, str(TOOLS))
-    try: return importlib.import_module(f"experiment_{name}").EXPERIMENT
-    finally: sys.path.pop(0)
+    return from_file(of_checkout()[name])
 
 
 def times(folder):
@@ -42,8 +40,7 @@ def test_an_experiment_is_named_like_its_file_and_lists_plain_distinct_cases(nam
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in MINUTES)) for name in NAMES])
-def test_an_experiment_in_its_quick_form(name, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))  # where workers find it too
+def test_an_experiment_in_its_quick_form(name, capsys):
     before, made = times(SAVED), experiment(name)
     result = run_experiment(made, quick=True, seeds=1)
     rows, cases = result[made.rows], made.cases(1, True)
@@ -57,7 +54,8 @@ def test_an_experiment_in_its_quick_form(name, capsys, monkeypatch):
 
 def test_an_experiment_as_a_command_in_its_quick_form():
     before = times(SAVED)
-    done = subprocess.run([sys.executable, str(TOOLS / "experiment_tuned_bfgs.py"), "--quick"], cwd=ROOT, text=True,
+    code = "import sys; from atomrl_nb.cli import experiment_main; sys.exit(experiment_main())"
+    done = subprocess.run([sys.executable, "-c", code, "tuned_bfgs", "--quick"], cwd=ROOT, text=True,
                           capture_output=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode == 0 and done.stdout.count('"mean"') == 2, done.stderr
     assert before == times(SAVED)

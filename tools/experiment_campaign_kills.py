@@ -23,13 +23,12 @@ import numpy as np
 from ase.io import read, write
 
 from atomrl_nb.campaign import campaign, read_starts
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.jobs import JobSettings
 from atomrl_nb.ledger import RELAXED, RESULTS, read_lines
 from atomrl_nb.structures import load, perturb
 from atomrl_nb.workers import Workers
 
-RESULTS_FOLDER = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 KILLS, STRUCTURES, BAD, WORKERS = 5, 24, 2, 2  # kills in a chain; structures, the bad ones in them, processes
 OPTIONS = dict(fmax=0.01, policy="none")
 COMMAND = "import sys; from atomrl_nb.cli import relax_main; sys.exit(relax_main())"
@@ -216,6 +215,3 @@ EXPERIMENT = Experiment(
     "campaign_kills", "Does a campaign lose, double or tear a result where it or a worker is killed?", cases, measure,
     dict(structures=STRUCTURES, bad=BAD, workers=WORKERS, **OPTIONS), seeds=4, summary=summary, conclude=conclude,
     rows="chains")
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS_FOLDER))

@@ -5,7 +5,6 @@ campaign's own work. The rows `planner` relax alloys, and part the time between 
 of the processor, so that other work on the machine changes little.
 """
 import resource
-import sys
 import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -15,13 +14,12 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from atomrl_nb.campaign import campaign
-from atomrl_nb.experiment import Experiment, TimedCalculator, experiment_main
+from atomrl_nb.experiment import Experiment, TimedCalculator
 from atomrl_nb.jobs import Ended, JobSettings
 from atomrl_nb.ledger import CAMPAIGN, RELAXED, RESULTS, status
 from atomrl_nb.comparing import relax
 from atomrl_nb.structures import calculator, load, perturb
 
-RESULTS_FOLDER = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 ATOMS = 8
 
 
@@ -84,6 +82,3 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 EXPERIMENT = Experiment("campaign_scale", "What does a campaign cost besides its relaxations?", cases, measure,
                         dict(atoms=ATOMS), apart=True)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS_FOLDER))

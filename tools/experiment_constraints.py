@@ -1,6 +1,5 @@
 """Train agents among walls: dense starts and starts inside the wall, two rules, penalty and shaping off and on."""
 import itertools
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from ase import Atoms
 
 from atomrl_nb.environment import Environment, EnvironmentSettings
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.expert import ExpertSettings
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.neighbours import closest_pair
@@ -19,7 +18,6 @@ from atomrl_nb.td3 import TD3Settings
 from atomrl_nb.settings import Settings
 from atomrl_nb.learner import Trainer
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 SYSTEM, R0 = "cuau4", 2.0  # Å: neighbours in this crystal at rest are 2.7 Å apart; compressed, they come near the wall
 RULES = {"original": "reference", "ours": "structure"}
 LAMBDA = 10.0  # 1/Å², where the penalty is on
@@ -130,6 +128,3 @@ EXPERIMENT = Experiment(
     dict(system=SYSTEM, r0=R0, steps=STEPS, test_starts=TEST_STARTS, max_steps=EnvironmentSettings().max_steps,
          stalled=STALLED, settings=asdict(settings_of("ours", LAMBDA, True, 0, STEPS))),
     seeds=5, conclude=table, rows="runs")
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

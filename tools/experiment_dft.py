@@ -2,7 +2,6 @@
 
 The page and the tests read the file alone and need no engine. The quick form has EMT in place of both.
 """
-import sys
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,11 +13,10 @@ from ase.constraints import FixAtoms
 from ase.spacegroup import crystal
 from dft import PipedGPAW, PySCF
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.referee import RIVALS, measured, planning, relax_first
 from atomrl_nb.structures import calculator
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 ABOUT = "PBE: molecules with PySCF in def2-SVP, crystals and a slab with GPAW in plane waves of 300 eV"
 MOLECULES = ("CH3CHO", "C2H2", "HCOOH", "CH3OH", "H2CCHF", "H3CNH2", "C3H4_C3v", "CH2SCH2")  # none chose the springs
 DRAWN = ("CH3CHO", "O on Al(100)")  # the two that the page draws first
@@ -118,6 +116,3 @@ def tell(row: dict) -> str:
 
 EXPERIMENT = Experiment("dft", "How many calls of DFT does a relaxation take?", cases, measure, dict(about=ABOUT),
                         seeds=1, tell=tell)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -6,7 +6,6 @@ The curves of seed 0 are kept in `nbs/benchmark/sick/`. Rules that came later re
 """
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -14,15 +13,13 @@ from pathlib import Path
 
 import torch
 
-from atomrl_nb.checkpoints import write_text
 from atomrl_nb.diagnostics import METRIC_GUIDE, RULES, indicators, live, read_table
 from atomrl_nb.environment import EnvironmentSettings as Env
-from atomrl_nb.experiment import Experiment, experiment_main, experiment_parser, read_result, rows_as_json
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.expert import ExpertSettings as Expert
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.td3 import TD3Settings as TD3
 from atomrl_nb.settings import Settings
-from atomrl_nb.structures import InputError
 from atomrl_nb.training import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
@@ -201,29 +198,3 @@ EXPERIMENT = Experiment(
     "diagnostics", "Are illnesses found where they are, and only there?", cases, measure,
     dict(settings={name: asdict(settings) for name, settings in CONDITIONS.items()}),
     tell=tell, summary=summary, conclude=table, rows="runs")
-
-
-def count_anew(experiment: Experiment, file: Path) -> int:
-    """Count the alarms of a saved result by the thresholds of now."""
-    try:
-        result = read_result(file, "runs")
-    except InputError as error:
-        print(f"{experiment.name}: {error}", file=sys.stderr)
-        return 2
-    print(experiment.conclude(result["runs"]))
-    write_text(file, rows_as_json(result | experiment.summary(result["runs"]), "runs"))
-    return 0
-
-
-def main(experiment: Experiment) -> int:
-    """Train and count, or count anew."""
-    parser = experiment_parser(experiment)
-    parser.add_argument("--thresholds", action="store_true", help="train nothing: count the saved runs anew")
-    args = parser.parse_args()
-    if args.thresholds:
-        return count_anew(experiment, args.out or RESULTS / f"{experiment.name}.json")
-    return experiment_main(experiment, RESULTS, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT))

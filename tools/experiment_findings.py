@@ -3,12 +3,11 @@
 Their metrics are not in the result of `experiment_diagnostics.py`, which stays as it is. Thresholds are set on seeds
 0 to 2; the table is of seeds 3 and 4. Each run is looked at in eighths, too, as if it were asked while it is young.
 """
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ase.calculators.emt import EMT
-from experiment_diagnostics import (CONDITIONS, HEALTHY, alarms_as_text, file_name, found, illness, main, signs, tally,
+from experiment_diagnostics import (CONDITIONS, HEALTHY, alarms_as_text, file_name, found, illness, signs, tally,
                                     tell, thresholds, trained)
 
 from atomrl_nb.diagnostics import examine, live, read_table
@@ -97,6 +96,3 @@ EXPERIMENT = Experiment(
     "findings", "Are the rules that came later right, about healthy runs with gamma 0.99 too?", cases, measure,
     dict(settings={name: asdict(settings) for name, settings in LATER.items()}),
     seeds=5, tell=tell, summary=summary, conclude=table, rows="runs")
-
-if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT))

@@ -1,6 +1,5 @@
 """Fit energies to 24 old relaxations and relax structures that were not among them: pairs and densities, angles, embedded atoms."""
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.optimize import BFGS
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.fit import FitSettings, fit
 from atomrl_nb.frames import Sampler, trajectories_of
 from atomrl_nb.graphs import AtomGraph
@@ -24,7 +23,6 @@ from atomrl_nb.starts import CRYSTALS, g2_names
 from atomrl_nb.structures import calculator
 from atomrl_nb.td3 import relative_error
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 OLD, NEW, FMAX, CAP = 24, 6, 0.05, 100  # relaxations to learn from, starts to test on
 SPECS = {"molecules": "gfn2", "SrTiO3": "chgnet", "silicon": "sevennet", "alloys": "emt"}
 LEARNT = {"pairs and densities": 0, "and angles": 4}  # arm -> directed densities of a local energy
@@ -166,6 +164,3 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 EXPERIMENT = Experiment("fit", "What do 24 old relaxations teach, and to which kind of energy?", cases, measure,
                         dict(old=OLD, new=NEW, fmax=FMAX, cap=CAP, specs=SPECS, updates=UPDATES), ("universal",), seeds=5)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -19,14 +19,13 @@ import torch
 from atomrl_nb import checkpoints
 from atomrl_nb.checkpoints import Table, latest_t_total
 from atomrl_nb.environment import EnvironmentSettings
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.policies import load_policy
 from atomrl_nb.settings import Settings
 from atomrl_nb.callbacks import BaseCallback
 from atomrl_nb.training import resume, train
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 SETTINGS = Settings(structures=("alloys4",), n_envs=4, learning_starts=8, batch_size=8, steps=64, seed=1,
                     checkpoint_interval=12, evaluation_interval=20, evaluation_starts=2, buffer_capacity=60,
                     environment=EnvironmentSettings(max_steps=8), network=NetworkSettings(channels=4, layers=1))
@@ -170,6 +169,3 @@ EXPERIMENT = Experiment(
     "kills", "Is a run that was killed resumed exactly?", cases, measure,
     dict(checkpoint_interval=SETTINGS.checkpoint_interval, n_envs=SETTINGS.n_envs, steps=SETTINGS.steps),
     seeds=30, summary=summary, conclude=conclude, rows="trials")
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -1,6 +1,5 @@
 """Relax 40 structures of a project one after the other, with a folder to learn in and without."""
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +7,12 @@ import torch
 from experiment_fit import CAP, FMAX, SPECS, UNTAUGHT, start
 
 from atomrl_nb import project
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.fit import FitSettings
 from atomrl_nb.learned import shipped_policies
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import CountedCalculator, calculator
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 COUNT = 40
 
 
@@ -46,6 +44,3 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 EXPERIMENT = Experiment("learning", "Does a project's tenth relaxation cost less than its first?", cases, measure,
                         dict(count=COUNT, fmax=FMAX, cap=CAP, specs=SPECS), ("universal",), seeds=5)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

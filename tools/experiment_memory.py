@@ -1,5 +1,4 @@
 """Does old experience make wrong targets? Train with memories of 100,000, 5,000 and 1,000 transitions."""
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from ase import Atoms
 
 from atomrl_nb.environment import Environment, EnvironmentSettings
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.graphs import AtomGraph
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import load
@@ -17,7 +16,6 @@ from atomrl_nb.settings import Settings
 from atomrl_nb.learner import Trainer
 from atomrl_nb.evaluation import evaluate
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 CAPACITIES = (100_000, 5_000, 1_000)
 SETTINGS = Settings(structures=("alloys4",), steps=20_000, n_envs=32, updates_per_step=0.1, batch_size=64,
                     evaluation_starts=32, network=NetworkSettings(channels=8, layers=1),
@@ -127,6 +125,3 @@ def tell(row: dict) -> str:
 EXPERIMENT = Experiment(
     "memory", "Does old experience make wrong targets?", cases, measure,
     dict(settings=asdict(SETTINGS), sampled=SAMPLED, ahead=AHEAD), seeds=5, tell=tell, rows="runs")
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -16,13 +16,12 @@ import pandas as pd
 from jupyter_client.manager import start_new_kernel
 
 from atomrl_nb.checkpoints import Table
-from atomrl_nb.experiment import Experiment, experiment_main, one_thread
+from atomrl_nb.experiment import Experiment, one_thread
 from atomrl_nb.monitor import Dashboard
 from atomrl_nb.learner import METRICS
 from atomrl_nb.callbacks import ControlCallback, Loop
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "nbs" / "benchmark"
 TRAIN = """
 import sys
 sys.argv[0] = "atomrl-train"
@@ -178,6 +177,3 @@ def summary(rows: list) -> dict:
 EXPERIMENT = Experiment(
     "monitor", "What does a dashboard cost the training that it looks at?", cases, measure, dict(limit=LIMIT),
     seeds=4, summary=summary, conclude=lambda rows: json.dumps(summary(rows), indent=1), rows="pairs")
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

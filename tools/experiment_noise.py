@@ -4,7 +4,6 @@ The classical optimizers may take as many evaluations as RLOptimizer has taken. 
 has more.
 """
 import itertools
-import sys
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import calculator
 from atomrl_nb.walk import largest
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 MOLECULES = ("CH3CH2OH", "CH3CONH2", "C6H6", "C3H7Cl", "CH3COCl", "isobutene", "CH3CHO", "H2CCHF")
 RIVALS = {"BFGS": BFGS, "BFGS tuned": partial(BFGS, alpha=20.0, maxstep=0.2), "LBFGS": LBFGS, "FIRE": FIRE,
           "BFGSLineSearch": BFGSLineSearch}
@@ -131,6 +129,3 @@ def table(rows: list) -> str:
 
 EXPERIMENT = Experiment("noise", "What is left of the true force where the forces are noisy?", cases, measure,
                         policies=("fcc-alloys",), conclude=table)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from ase.build import bulk, molecule
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.learned import find_policy
 from atomrl_nb.measuring import FixedCellCalculator
 from atomrl_nb.optimizer import RelaxMany, RLOptimizer
 from atomrl_nb.structures import calculator
 from atomrl_nb.test_sets import starts_of
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 SETS = {"alloys8": 40, "cuau32": 8, "cuau108": 4}  # test set -> starts
 PLANNED = {"benzene": None, **{f"copper, {4 * n**3} atoms": n for n in (2, 3, 5, 8)}}  # name -> repeats of the cell
 IMPORT = """
@@ -87,6 +86,3 @@ def tell(row: dict) -> str:
 
 EXPERIMENT = Experiment("overhead", "What does a step of the planner cost, beside the calculator?", cases, measure,
                         policies=("fcc-alloys",), seeds=3, tell=tell)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -2,7 +2,6 @@
 
 The pieces are springs, couplings, fragments, the whole, evidence and trust.
 """
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -14,14 +13,13 @@ import numpy as np
 from atomrl_nb import force_field, planner, trust
 from atomrl_nb.coordinates import EnergyForces
 from atomrl_nb.error_model import ErrorSettings
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.planner import PlannerSettings
 from atomrl_nb.structures import calculator
 from atomrl_nb.referee import measured
 from atomrl_nb.suites import SUITES, with_options
 from atomrl_nb.trust import evaluated
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 SETS = ("g2", "baker")
 ARMS = ("all of it", "no springs", "no couplings", "no fragments", "no whole", "no sharing between alike fragments",
         "range and curvature fixed", "linear process", "no refusals", "trust radius fixed")
@@ -96,6 +94,3 @@ def tell(row: dict) -> str:
 
 EXPERIMENT = Experiment("pieces", "What does each piece of planning with nothing known give?", cases, measure,
                         dict(cap=CAP), seeds=1, tell=tell)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

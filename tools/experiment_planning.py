@@ -1,18 +1,16 @@
 """Leave out one piece of the relaxer at a time, and count force evaluations: planning, correction, trust, hand-over."""
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.learned import find_policy
 from atomrl_nb.optimizer import RelaxMany
 from atomrl_nb.structures import CountedCalculator, calculator
 from atomrl_nb.test_sets import FAMILIES, TEST_SETS, starts_of
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 FMAX, CAP = 0.01, 60
 SETS = {"alloys8": 12, "pairs8": 12, "cuau32": 6, "clash": 8, "lj": 8}  # test set -> starts
 CHANGES = {"one step": dict(steps=1), "four steps": dict(steps=4),  # of the loop's numbers
@@ -62,6 +60,3 @@ def tell(row: dict) -> str:
 
 EXPERIMENT = Experiment("planning", "What does each piece of the relaxer give, with a policy?", cases, measure,
                         dict(fmax=FMAX, cap=CAP), ("fcc-alloys", "lj-clusters"), seeds=1, tell=tell)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -1,6 +1,5 @@
 """Train planners by play, with more and more force evaluations, and count what relaxations take on structures kept out."""
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import torch
 from train_shipped import POTENTIALS
 
 from atomrl_nb.comparing import relax
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.fit import FitSettings, fit
 from atomrl_nb.frames import read_frames
 from atomrl_nb.planner_run import PlaySettings, planner_run
 from atomrl_nb.structures import calculator, load, perturb
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 ALFE = Path(__file__).resolve().parents[2] / "shared" / "data" / "alfe"
 FMAX, CAP, PERTURB, STARTS = 0.01, 60, 0.5, 12
 FIT = FitSettings(updates=400, checks=4)
@@ -87,6 +85,3 @@ def trained(folder: Path, arm: str, structures: list, spec: str, seed: int, quic
 
 EXPERIMENT = Experiment("play", "What does a planner that plays and fits need, and what has it cost?", cases, measure,
                         dict(fmax=FMAX, cap=CAP, perturb=PERTURB, starts=STARTS, updates=FIT.updates), seeds=5)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

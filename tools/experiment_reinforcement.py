@@ -2,10 +2,10 @@
 
 The arms are imitation alone, TD3 alone, TD3 from imitation, and a cross-entropy search over the numbers of the
 relaxer's loop, each after one step and after a plan for each force call. Trained policies stay in the work folder.
-The Al-Fe cells need --data, the folder with the crystals and potentials.
+The Al-Fe cells need the folder with their crystals and potentials, in the environment variable ALFE_DATA.
 """
 import json
-import sys
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ import torch
 from train_shipped import POLICIES, POTENTIALS, alfe_cells
 
 from atomrl_nb.checkpoints import write_text
-from atomrl_nb.experiment import Experiment, experiment_main, experiment_parser
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.loop import LoopSearch, evaluations_of, numbers_of, search_loop, with_numbers
 from atomrl_nb.policies import load_policy, save_policy
 from atomrl_nb.structures import calculator, perturb, random_cluster
@@ -215,24 +215,8 @@ def tell(row: dict) -> str:
     return f"{row['case']} seed {row['seed']}: imitation {np.mean(row['arms']['imitation, planned']['counts']):.2f}"
 
 
-def experiment(data: Path | None = None) -> Experiment:
-    """Put the question, with the Al-Fe cells where their files are at hand."""
-    return Experiment(
-        "reinforcement", "Does reinforcement earn its place?", partial(cases, data), partial(measure, data),
-        dict(fmax=FMAX, cap=CAP, budgets={name: case.budget for name, case in CASES.items()}),
-        tell=tell, summary=lambda rows: dict(summary=compared(rows)), conclude=table)
-
-
-EXPERIMENT = experiment()
-
-
-def main() -> int:
-    """Read where the Al-Fe files are, and run."""
-    parser = experiment_parser(EXPERIMENT)
-    parser.add_argument("--data", type=Path, help="folder with the Al-Fe crystals and potentials")
-    args = parser.parse_args()
-    return experiment_main(experiment(args.data), RESULTS, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+DATA = Path(os.environ["ALFE_DATA"]) if "ALFE_DATA" in os.environ else None
+EXPERIMENT = Experiment(
+    "reinforcement", "Does reinforcement earn its place?", partial(cases, DATA), partial(measure, DATA),
+    dict(fmax=FMAX, cap=CAP, budgets={name: case.budget for name, case in CASES.items()}),
+    tell=tell, summary=lambda rows: dict(summary=compared(rows)), conclude=table)

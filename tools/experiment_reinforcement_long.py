@@ -2,7 +2,6 @@
 
 The run folders stay in the work folder: they can be watched, and are taken up again.
 """
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 from ase.io import write
-from experiment_reinforcement import CAP, CASES, FMAX, RESULTS, TD3, handed_numbers, settings_of
+from experiment_reinforcement import CAP, CASES, FMAX, TD3, handed_numbers, settings_of
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.loop import evaluations_of
 from atomrl_nb.policies import load_policy, save_policy
 from atomrl_nb.structures import calculator
@@ -95,6 +94,3 @@ def tell(row: dict) -> str:
 EXPERIMENT = Experiment(
     "reinforcement_long", "Does TD3 alone come near imitation, given sixty-four times the force calls?", cases, measure,
     dict(case=CASE, calls=CALLS, kept=KEPT), seeds=3, tell=tell, conclude=table)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

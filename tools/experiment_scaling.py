@@ -1,5 +1,4 @@
 """Relax 200 structures on 1 to 16 workers with a calculator that sleeps: time against linear scaling, planner's share."""
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -9,11 +8,10 @@ import torch
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.optimizer import RelaxMany
 from atomrl_nb.workers import Evaluator, Workers, as_recipe, evaluate
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 FMAX, CAP, ROUNDS = 0.05, 60, 3
 WORKERS = (1, 2, 4, 8, 16)
 SLEEPS = {"100 ms": (0.1, 0.0, 200), "1 s, uneven": (1.0, 0.8, 48)}  # mean [s], spread as a share of it, structures
@@ -99,6 +97,3 @@ def tell(row: dict) -> str:
 
 EXPERIMENT = Experiment("scaling", "How much of their time do workers compute?", cases, measure,
                         dict(fmax=FMAX, cap=CAP, rounds=ROUNDS), seeds=1, tell=tell)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -1,5 +1,4 @@
 """Look for the lowest minima of Lennard-Jones clusters and small alloys: the search, basin hopping and multi-start."""
-import sys
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -7,13 +6,12 @@ import numpy as np
 from ase import Atoms, units
 from ase.optimize import BFGS
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.learned import find_policy
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.search import basin_hopping, multistart, search
 from atomrl_nb.structures import InputError, calculator, random_alloy
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 KNOWN = {"LJ7": -16.505384, "LJ13": -44.326801, "LJ19": -72.659782, "LJ38": -173.928427}
 BUDGET = {"LJ7": 2000, "LJ13": 6000, "LJ19": 12_000, "alloy8": 600, "LJ38": 20_000}
 SMALL = ("LJ7", "LJ13", "alloy8")  # cases of the side arms
@@ -118,6 +116,3 @@ def tell(row: dict) -> str:
 
 EXPERIMENT = Experiment("search", "How many evaluations does the lowest minimum take?", cases, measure,
                         dict(budgets=BUDGET), ("fcc-alloys", "lj-clusters"), seeds=20, tell=tell, summary=with_gaps)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

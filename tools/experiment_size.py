@@ -1,6 +1,5 @@
 """Relax alloys of up to 10,976 atoms with EMT: force evaluations, own time a step, memory; LBFGS beside it."""
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from ase.build import bulk
 from ase.cluster import Icosahedron
 from ase.optimize import LBFGS
 
-from atomrl_nb.experiment import Experiment, TimedCalculator, experiment_main
+from atomrl_nb.experiment import Experiment, TimedCalculator
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.structures import calculator, perturb
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 FMAX, CAP = 0.05, 60
 CRYSTALS = {4 * n**3: n for n in (2, 3, 5, 8, 14)}  # sites -> repeats of the cubic cell
 KINDS = ("CuAu", "CuAuPd", "Cu with vacancies")
@@ -69,6 +67,3 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 EXPERIMENT = Experiment("size", "What does a relaxation take as the cell grows?", cases, measure,
                         dict(fmax=FMAX, cap=CAP), ("fcc-alloys",), seeds=3, apart=True)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

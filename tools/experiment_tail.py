@@ -1,5 +1,4 @@
 """What does an extra layer behind the critic do to the size of Q early in training?"""
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,14 +6,13 @@ import numpy as np
 import torch
 
 from atomrl_nb.environment import EnvironmentSettings
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.graphs import ENV_FEATURES
 from atomrl_nb.networks import NetworkSettings
 from atomrl_nb.structures import load
 from atomrl_nb.learner import Trainer
 from atomrl_nb.settings import Settings
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 ARMS = {  # how the critic ends: (network, environment information)
     "no tail": (NetworkSettings(), ()),
     "identity-started tail": (NetworkSettings(), tuple(ENV_FEATURES)),
@@ -70,6 +68,3 @@ def table(rows: list) -> str:
 
 EXPERIMENT = Experiment("tail", "What does an extra layer behind the critic do to the size of Q early in training?",
                         cases, measure, dict(filling=FILLING, updates=UPDATES), seeds=5, tell=tell, conclude=table)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

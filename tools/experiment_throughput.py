@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 
-from atomrl_nb.experiment import Experiment, TimedCalculator, experiment_main
+from atomrl_nb.experiment import Experiment, TimedCalculator
 from atomrl_nb.learned import actor_planner, propose_moves
 from atomrl_nb.networks import Actor
 from atomrl_nb.optimizer import RelaxMany, team_moves
 from atomrl_nb.structures import KINDS, calculator, fcc_alloy, perturb, random_alloy, random_cluster
 from atomrl_nb.trust import evaluated
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 FMAX, CAP, PART = 0.05, 500, 100  # structures of a part: ten of them are a thousand
 OURS = {"RelaxMany": "auto", "RelaxMany, nothing known": "none"}
 ASE = {"BFGS": BFGS, "LBFGS": LBFGS, "BFGSLineSearch": BFGSLineSearch, "FIRE": FIRE}
@@ -171,6 +170,3 @@ def tell(row: dict) -> str:
 EXPERIMENT = Experiment("throughput", "How many small structures are relaxed in a second of one core?", cases, measure,
                         dict(fmax=FMAX, cap=CAP, part=PART), ("fcc-alloys", "lj-clusters", "universal"), seeds=10,
                         tell=tell, apart=True)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

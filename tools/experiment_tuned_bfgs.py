@@ -3,7 +3,6 @@
 No result is quoted on these structures.
 """
 import itertools
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from ase.build import bulk, molecule
 from ase.optimize import BFGS
 from ase.spacegroup import crystal
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.referee import measured, of_ase
 from atomrl_nb.starts import g2_names
 from atomrl_nb.structures import calculator
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 ALPHA, MAXSTEP = (10.0, 20.0, 30.0, 40.0, 55.0, 70.0, 100.0), (0.1, 0.2, 0.3, 0.5)
 TRUTH = {"molecules": "gfn2", "crystals": "sevennet", "quick": "emt"}
 GRID = {"molecules": MAXSTEP, "crystals": (0.2, 0.3)}
@@ -57,6 +55,3 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 
 
 EXPERIMENT = Experiment("tuned_bfgs", "Which alpha and maxstep suit BFGS?", cases, measure, seeds=1)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

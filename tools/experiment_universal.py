@@ -1,5 +1,4 @@
 """Plan in the policy `universal` and without a policy: molecules and crystals that it was not taught with, and other teachers."""
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,14 +9,13 @@ from dft import PySCF
 from experiment_dft import MOLECULES
 from experiment_dft import starts as dft_starts
 
-from atomrl_nb.experiment import Experiment, experiment_main
+from atomrl_nb.experiment import Experiment
 from atomrl_nb.learned import shipped_policies
 from atomrl_nb.optimizer import RLOptimizer
 from atomrl_nb.starts import cell_starts, crystal_starts, g2_starts, published, special_cells
 from atomrl_nb.structures import CountedCalculator, calculator
 from atomrl_nb.suites import compared, with_options
 
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "benchmark"
 FMAX, CAP = 0.01, 150
 SEEN = {"ammonia", "furan", "acetone", "benzaldehyde", "hydroxybicyclopentane_2", "mesityl_oxide", "neopentane"}
 
@@ -75,6 +73,3 @@ def measure(case: dict, quick: bool, work: Path) -> dict:
 EXPERIMENT = Experiment("universal", "Does one policy for many elements save evaluations?", cases, measure,
                         dict(fmax=FMAX, cap=CAP), ("universal",) if "universal" in shipped_policies() else (),
                         conclude=compared)
-
-if __name__ == "__main__":
-    sys.exit(experiment_main(EXPERIMENT, RESULTS))

@@ -1,6 +1,6 @@
 """Relax Lennard-Jones clusters with torch-sim's batched optimizers: JSON from standard input, JSON to standard output.
 
-`tools/experiment_throughput.py` runs this in an interpreter that has torch-sim, which needs Python 3.12.
+`atomrl-experiment throughput` runs this in an interpreter that has torch-sim, which needs Python 3.12.
 """
 import json
 import sys

@@ -47,6 +47,7 @@ def readme():
     for cell in nb.cells:
         if re.match(r"#\| echo: false\n", cell.source):
             cell.metadata["tags"] = ["no-code"]
+        cell.source = re.sub(r"^(#\|.*\n)+", "", cell.source)  # directives
     exporter = MarkdownExporter(config={"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"no-code"}}})
     body, resources = exporter.from_notebook_node(nbformat.reads(nb2str(nb), as_version=4))
     if resources["outputs"]:

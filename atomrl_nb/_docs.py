@@ -64,6 +64,7 @@ DOCS = {
         'digest': 'Compute a SHA-256 checksum.\n\ndata: of a file, for example\nreturns: 64 hexadecimal digits',
         'identity': 'Compute the digest of all that determines a run: its settings but for `run` and `steps`, and its structures.\n\nrun: run folder\nreturns: 64 hexadecimal digits',
         'only_writer': 'Hold a folder while the block lasts, or refuse where another process does.\n\nrun: run folder\nfile_name: in it, that is locked\ndoing: how the message calls it',
+        'one_at_a_time': 'Let one process after the other do what the block does.\n\nlock: file that stands for what is shared',
         'is_held': 'Tell whether a process holds a folder now.\n\nrun: run folder\nfile_name: in it, that is locked',
         'load_agent_tensors': 'Put an agent into a saved state.\n\nagent: with the settings of the saved one; changed in place\ntensors: from `agent_tensors`',
         'write_state': 'Write agent, memory and loop into a new folder, all of it on the disk at the end.\n\nfolder: made by it\nagent: to be saved\nmemory: to be saved\ntensors: of the loop: environments in mid-episode, Hessians\nstate: of the loop: counters and random streams, plain JSON values',
@@ -94,9 +95,7 @@ DOCS = {
         'relax_main': 'Run `atomrl-relax`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
         'status_main': 'Run `atomrl-status`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
         'fit_main': 'Run `atomrl-fit`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
-        'bench_main': 'Run `atomrl-bench`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
         'search_main': 'Run `atomrl-search`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
-        'experiment_main': 'Run `atomrl-experiment`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
     },
     'commands': {
         'run_command': 'Run a command, and print an error of the input as one sentence.\n\nname: such as "atomrl-relax"\nparser: of its options; --quiet and --version are added\nmain: does the work: takes the options, returns the exit code\nargv: arguments; None: those of the command line\nreturns: exit code: that of `main`, 2 for bad input, 1 for a full disk or a broken run, 130 after Ctrl-C',
@@ -193,7 +192,7 @@ DOCS = {
         'Episode': 'What became of a relaxation.\n\nevaluations: the cap where it did not converge\nneeded: the same, of the last one the part that was needed\nenergy: at the end [eV]',
         'relaxed': 'Relax one start.\n\nkey: numbers that the start, and what is wrong with a surrogate, are drawn by\ngenome: (15,); None: the planner as it is',
         'Effort': 'How long evolution lasts.\n\npopulation: draws of a generation\nstarts: that each draw relaxes',
-        'evolve': 'Evolve a genome, or go on with what the file keeps.\n\nloss: (genome, numbers that an episode is drawn by) -> number\nkey: numbers that draws and episodes are drawn by\nfile: that keeps the state\nreturns: (genes,) the centre',
+        'evolve': 'Evolve a genome, or go on with what the file keeps; another process that wants the same waits.\n\nloss: (genome, numbers that an episode is drawn by) -> number\nkey: numbers that draws and episodes are drawn by\nfile: that keeps the state\nreturns: (genes,) the centre',
         'evolved': 'Learn decisions, or go on with what the file keeps.\n\ntasks: keys of `TASKS` to learn on\nfile: that keeps the state\nreturns: (15,) genome',
         'against': 'Compare two arms on the same starts.\n\nvalue: list of numbers, one for each start\nreturns: mean difference with its interval, and the same in per cent of the baseline',
         'contrasts': 'Compare every arm with the baseline, system by system.\n\nreturns: a dictionary for each system and arm',
@@ -311,6 +310,7 @@ DOCS = {
         'chosen': 'Read what cases are wanted.\n\nwords: "name=value"\nreturns: case -> whether it is wanted',
         'measure_as_asked': 'Check numbers and folder, measure, and print what follows.\n\nargs: of `add_measuring`\nreturns: exit code',
         'of_checkout': 'List the experiments that lie beside the package.\n\nreturns: name -> file; empty where the package is installed',
+        'question_of': 'Read the first line of what a file says of itself, without importing it.\n\nfile: experiment_NAME.py',
         'from_file': 'Import an experiment in a way that its workers find it, too.\n\nfile: experiment_NAME.py',
     },
     'experiments': {
@@ -438,7 +438,7 @@ DOCS = {
         'Judged': "A run, what it lost, and what was found in it.\n\nlost: evaluations, less those of the healthy run of its seed\nnamed: names of rules and of the guide's indicators that give an alarm",
         'alarms_of_guide': "Tell which of the guide's own indicators give an alarm.\n\nreturns: names of `INDICATORS`",
         'alarms_of_rules': 'Tell which findings a run gives.\n\nreturns: names of rules',
-        'judged': 'Judge every run whose healthy run is there.\n\nreturns: `Judged`',
+        'judged': 'Judge every run whose healthy run is there; none, where the spread of healthy runs is not known.\n\nreturns: `Judged`',
         'responses': 'Sum up the arms.\n\nreturns: a dictionary for each arm',
         'wilson': "Find Wilson's interval of a share.\n\nreturns: lower and upper end, 95 %; None: there was nothing to count",
         'alarms': "Count true and false alarms of our rules and of the guide's indicators.\n\nreturns: a dictionary for each rule",
@@ -552,6 +552,10 @@ DOCS = {
         'wanted_columns': 'List what is to be measured.\n\ntuned: method -> options\npolicies: family -> policy that does not ship\nreturns: name of the column -> (method, options), or ("RLOptimizer", policy)',
         'measure': 'Measure the columns of a test set that are missing or out of date.\n\nresult: what there is already; changed\nname: test set\nonly: methods; none: all\ncount: starts; None: all of the set\nsave: called after every column',
     },
+    'measuring_cli': {
+        'bench_main': 'Run `atomrl-bench`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
+        'experiment_main': 'Run `atomrl-experiment`.\n\nargv: arguments; None: those of the command line\nreturns: exit code',
+    },
     'memory': {
         'MemorySettings': 'What the memory keeps for the expert, and how it is sampled.\n\nexpert_share: share of the slots that only the expert\'s transitions may take\nsampling: one of `SAMPLING`: all alike, newer ones more often, or `expert_share` the expert\'s\nhalf_life: with "recent": transitions after which an agent\'s transition is drawn half as often\nn_step: rewards summed before the critic takes over',
         'suggest_capacity': 'Suggest a `buffer_capacity`, and say why.\n\nn_atoms: of a typical structure\nlimit: bytes that the memory may take',
@@ -574,7 +578,7 @@ DOCS = {
     },
     'minima': {
         'Sizes': 'How large moves are.\n\nshake: of all atoms, as a share of the bond length\nbeside: of all atoms beside another move, as the same share',
-        'moved': 'Leave a minimum; no two atoms end closer than 0.4 bond lengths, or the move is made anew.\n\natoms: a minimum; stays as it is\nkind: one of `KINDS`, but the first',
+        'moved': 'Leave a minimum; a move that brings atoms closer than 0.4 bond lengths is made anew, fifty times at most.\n\natoms: a minimum; stays as it is\nkind: one of `KINDS`, but the first',
         'Moves': 'How the next start is chosen.\n\ngenome: (11,)\ntemperature: of a genome of zeros [eV]',
         'Moves.chances': 'Say how probable each kind is.\n\nreturns: (4,)',
         'sought': 'Look for the lowest minimum.\n\nlike: gives elements and, where periodic, the cell\ngiven: calculator, or its spec\nrelaxer: (atoms) -> whether it converged, and the energy [eV]\nbudget: force evaluations\nseed: of starts and moves\ntarget: stop where the energy is as low as this [eV]\nreturns: (force evaluations, energy) of each relaxed minimum that is lower than all before',

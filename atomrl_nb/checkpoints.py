@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free',
-           'create_run', 'read_config', 'Run', 'read_run', 'digest', 'identity', 'only_writer', 'is_held',
-           'agent_tensors', 'load_agent_tensors', 'write_state', 'CheckpointState', 'read_state', 'checkpoints',
-           'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'LoopState', 'load_checkpoint', 'Table',
-           'check_wishes', 'read_wishes', 'wish']
+           'create_run', 'read_config', 'Run', 'read_run', 'digest', 'identity', 'only_writer', 'one_at_a_time',
+           'is_held', 'agent_tensors', 'load_agent_tensors', 'write_state', 'CheckpointState', 'read_state',
+           'checkpoints', 'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'LoopState', 'load_checkpoint',
+           'Table', 'check_wishes', 'read_wishes', 'wish']
 
 # %% ../nbs/08_checkpoints.ipynb #f9062668
 import csv, hashlib, io, json, os, re, shutil, sys, time
@@ -186,6 +186,15 @@ def only_writer(
                     said = f"Another process is {doing} in {str(run)!r}: wait for its end, or stop it."
                     raise InputError(said) from error
                 time.sleep(wait)
+        yield
+
+@contextmanager
+def one_at_a_time(
+    lock: str | Path,  # file that stands for what is shared
+):
+    "Let one process after the other do what the block does."
+    with disk_errors(lock), open(lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 def is_held(

@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from .memory import ReplayMemory
 from .td3 import TD3Agent
-__all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free', 'create_run', 'read_config', 'Run', 'read_run', 'digest', 'identity', 'only_writer', 'is_held', 'agent_tensors', 'load_agent_tensors', 'write_state', 'CheckpointState', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'LoopState', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
+__all__ = ['UNFINISHED', 'TENSORS', 'OFFERED', 'HELD', 'WISHES', 'DiskError', 'disk_errors', 'sync', 'write_text', 'check_free', 'create_run', 'read_config', 'Run', 'read_run', 'digest', 'identity', 'only_writer', 'one_at_a_time', 'is_held', 'agent_tensors', 'load_agent_tensors', 'write_state', 'CheckpointState', 'read_state', 'checkpoints', 'save_checkpoint', 'find_checkpoint', 'latest_t_total', 'LoopState', 'load_checkpoint', 'Table', 'check_wishes', 'read_wishes', 'wish']
 
 class DiskError(OSError):
     """A file of a run could not be written: its message is one sentence."""
@@ -92,6 +92,13 @@ def only_writer(run: str | Path, file_name: str='config.json', doing: str='train
     run: run folder
     file_name: in it, that is locked
     doing: how the message calls it
+    """
+
+@contextmanager
+def one_at_a_time(lock: str | Path):
+    """Let one process after the other do what the block does.
+
+    lock: file that stands for what is shared
     """
 
 def is_held(run: str | Path, file_name: str='config.json') -> bool:

@@ -21,10 +21,11 @@ from ase.io.trajectory import TrajectoryWriter
 from ase.optimize import BFGS, FIRE, LBFGS, BFGSLineSearch
 
 from .checkpoints import DiskError, disk_errors
+from .learned import find_policy
 from .policies import Policy
 from .optimizer import ABOVE, RLOptimizer, stress_of
 from .report import RISE, Report, space_group, warnings_of
-from .structures import CountedCalculator, as_calculator
+from .structures import CountedCalculator, InputError, as_calculator, check_name
 from .walk import largest
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ def relax(
     **options,  # of RLOptimizer: surrogate, surrogate_name, fallback, maxstep, patience, and learn, which only keeps
 ) -> Relaxed:
     "Relax a copy of a structure and count what it cost."
+    if optimizer != "RLOptimizer":
+        check_name(optimizer, CLASSICAL, "optimizer")
+        if options: raise InputError(f"{', '.join(options)}: options of RLOptimizer, not of {optimizer}.")
+    elif isinstance(policy, (str, Path)) and policy not in ("auto", "none"): policy = find_policy(policy)
     atoms, began, failed, made = start.copy(), time.perf_counter(), "", None
     atoms.calc = counted = CountedCalculator(as_calculator(calculator))
     target = atoms if cell is None else FrechetCellFilter(atoms, **cell)

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, all_changes
 
-from .checkpoints import write_text
-from .experiment import Experiment
+from .checkpoints import one_at_a_time, write_text
+from .experiment import Experiment, plain
 from .experiments import outcome
 from .learned import find_policy
 from .optimizer import RLOptimizer
 from .planner import Planner, PlannerSettings
-from .structures import FCC_METALS, CountedCalculator, calculator, perturb, random_cluster
+from .structures import FCC_METALS, CountedCalculator, InputError, calculator, perturb, random_cluster
 from .test_sets import draw_crystal, thrown
 from .trust import Evaluation
 
@@ -227,15 +227,19 @@ def evolve(
     effort: Effort,
     file: Path,  # that keeps the state
 ) -> np.ndarray:  # (genes,) the centre
-    "Evolve a genome, or go on with what the file keeps."
-    e = Evolution(**json.loads(file.read_text()) if file.exists() else dict(centre=[0.0] * genes))
-    while e.generation < effort.generations:
-        draws, episodes = e.draws(np.random.default_rng([*key, e.generation]), effort.population), range(effort.starts)
-        losses = [np.mean([loss(genome, [*key, e.generation, k]) for k in episodes]) for genome in e.at(draws)]
-        advance(e, draws, losses)
-        kept = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(e).items()}
-        write_text(file, json.dumps(kept))
-    return e.centre
+    "Evolve a genome, or go on with what the file keeps; another process that wants the same waits."
+    with one_at_a_time(file.with_suffix(".lock")):
+        size = dict(population=effort.population, starts=effort.starts)
+        kept = json.loads(file.read_text()) if file.exists() else dict(centre=[0.0] * genes, size=size)
+        if kept.pop("size", size) != size:
+            raise InputError(f"{str(file)!r} was learnt with generations of another size: name another folder.")
+        e = Evolution(**kept)
+        while e.generation < effort.generations:
+            draws = e.draws(np.random.default_rng([*key, e.generation]), effort.population)
+            episodes = [[*key, e.generation, k] for k in range(effort.starts)]
+            advance(e, draws, [np.mean([loss(genome, one) for one in episodes]) for genome in e.at(draws)])
+            write_text(file, json.dumps(plain(vars(e) | dict(size=size))))
+        return e.centre
 
 TRAIN, TEST = 51, 52  # begin the keys of starts
 

@@ -147,7 +147,7 @@ class Effort:
     starts: int = 5
 
 def evolve(loss: Callable, genes: int, key: list, effort: Effort, file: Path) -> np.ndarray:
-    """Evolve a genome, or go on with what the file keeps.
+    """Evolve a genome, or go on with what the file keeps; another process that wants the same waits.
 
     loss: (genome, numbers that an episode is drawn by) -> number
     key: numbers that draws and episodes are drawn by

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from .structures import CountedCalculator
-__all__ = ['PACKAGES', 'SAME_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance', 'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result', 'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'chosen', 'command_of', 'recounted', 'measure_as_asked', 'of_checkout', 'from_file', 'TimedCalculator']
+__all__ = ['PACKAGES', 'OF_THE_DAY', 'THREADS', 'commit_of_package', 'versions', 'policy_id', 'processor', 'provenance', 'with_earlier', 'rows_as_json', 'plain', 'Experiment', 'key_of', 'in_order', 'begun', 'read_result', 'one_thread', 'results_of', 'run_experiment', 'with_row', 'add_measuring', 'chosen', 'command_of', 'recounted', 'measure_as_asked', 'of_checkout', 'question_of', 'from_file', 'TimedCalculator']
 
 def commit_of_package() -> str:
     """Name the commit of the package, with a plus where tracked files differ from it.
@@ -37,7 +37,7 @@ def provenance(command: str, policies: tuple=()) -> dict:
     policies: names or files of the policies that were used
     returns: plain JSON values
     """
-SAME_DAY: tuple[str, ...]  # what may differ between rows of one origin
+OF_THE_DAY: tuple[str, ...]  # what may differ between rows of one origin
 
 def with_earlier(now: dict, saved: dict | None) -> dict:
     """Keep the block of a file's older rows in that of the new ones.
@@ -175,6 +175,12 @@ def of_checkout() -> dict[str, Path]:
     """List the experiments that lie beside the package.
 
     returns: name -> file; empty where the package is installed
+    """
+
+def question_of(file: Path) -> str:
+    """Read the first line of what a file says of itself, without importing it.
+
+    file: experiment_NAME.py
     """
 
 def from_file(file: Path) -> Experiment:

@@ -221,8 +221,9 @@ def alarms_of_rules(
 def judged(
     rows: list,
 ) -> list:  # `Judged`
-    "Judge every run whose healthy run is there."
+    "Judge every run whose healthy run is there; none, where the spread of healthy runs is not known."
     spread, out = healthy_spread(rows), []
+    if math.isnan(spread): return []
     for row in rows:
         arm = ARMS[row["arm"]]
         healthy = by_seed(rows, SYSTEM, arm.healthy).get(row["seed"])

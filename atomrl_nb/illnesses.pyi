@@ -122,7 +122,7 @@ def alarms_of_rules(row: dict) -> set:
     """
 
 def judged(rows: list) -> list:
-    """Judge every run whose healthy run is there.
+    """Judge every run whose healthy run is there; none, where the spread of healthy runs is not known.
 
     returns: `Judged`
     """

@@ -48,7 +48,7 @@ def moved(
     sizes: Sizes,
     rng: np.random.Generator,
 ) -> Atoms:
-    "Leave a minimum; no two atoms end closer than 0.4 bond lengths, or the move is made anew."
+    "Leave a minimum; a move that brings atoms closer than 0.4 bond lengths is made anew, fifty times at most."
     bond = closest_pair(atoms, 10.0).distance
     for _ in range(50):
         new = _moved_once(atoms.copy(), kind, sizes, bond, rng)

@@ -24,7 +24,7 @@ class Sizes:
     beside: float = 0.05
 
 def moved(atoms: Atoms, kind: str, sizes: Sizes, rng: np.random.Generator) -> Atoms:
-    """Leave a minimum; no two atoms end closer than 0.4 bond lengths, or the move is made anew.
+    """Leave a minimum; a move that brings atoms closer than 0.4 bond lengths is made anew, fifty times at most.
 
     atoms: a minimum; stays as it is
     kind: one of `KINDS`, but the first

@@ -6,9 +6,6 @@
 __all__ = ['MOST', 'EVERY', 'LEAST', 'GOOD', 'ONWARDS', 'ANEW', 'Project', 'frames_of']
 
 # %% ../nbs/11d_project.ipynb #11d00004
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from fastcore.basics import patch
 
-from .checkpoints import disk_errors
+from .checkpoints import one_at_a_time
 from .coordinates import Coordinates
 from .fit import FitSettings, fit
 from .frames import frame_key, read_frames
@@ -50,12 +47,9 @@ class Project:
         if any((self.folder/name).exists() for name in ("config.json", "planner.json", "fit.json")):
             raise InputError(f"{str(folder)!r} is the folder of a training or a fit: name another one to learn in.")
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self):
         "Keep other processes out."
-        with disk_errors(self.folder), open(self.folder/"lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return one_at_a_time(self.folder/"lock")
 
     def policy(self) -> Policy | None:
         "Read the policy; None where there is none yet."

@@ -40,8 +40,9 @@ def _forces(atoms, positions, calc):
     begin_afresh(calc)
     try:
         forces = np.array(calc.get_forces(moved), dtype=float)
-        if forces.shape != positions.shape or not np.isfinite(forces).all():
-            raise ValueError("the forces are not finite numbers")
+        if forces.shape != positions.shape:
+            raise ValueError(f"the forces have shape {forces.shape}, not {positions.shape}")
+        if not np.isfinite(forces).all(): raise ValueError("the forces are not finite numbers")
     except Exception as error:  # whatever a calculator raises
         name, reason = atoms.info.get("source", atoms.symbols), f"{type(error).__name__}: {error}"
         raise InputError(f"The calculator gives no forces for {name} ({reason}), so nothing can be suggested. "
@@ -86,7 +87,7 @@ def near_the_wall(
     "Draw starts as a training would."
     s, rng = resolve_r0(settings.environment, structures), np.random.default_rng(0)
     if s.r0 is None: return np.full(draws, np.inf)  # each pair of elements has a distance of its own
-    starts = [perturb(structures[k % len(structures)], s.perturb, rng, s.perturb_kind) for k in range(draws)]
+    starts = [perturb(structures[k], s.perturb, rng, s.perturb_kind) for k in rng.integers(len(structures), size=draws)]
     return np.array([closest_pair(start, 1.5 * DENSE * s.r0).distance for start in starts]) / s.r0
 
 # %% ../nbs/09f_suggest.ipynb #5096e015

@@ -243,7 +243,7 @@ def test_a_save_may_be_killed_before_each_of_its_calls(run, monkeypatch):
 @pytest.mark.slow
 def test_twenty_kills(tmp_path):
     file = tmp_path / "kills.json"
-    code = "import sys; from atomrl_nb.cli import experiment_main; sys.exit(experiment_main())"
+    code = "import sys; from atomrl_nb.measuring_cli import experiment_main; sys.exit(experiment_main())"
     done = subprocess.run([sys.executable, "-c", code, "kills", "--seeds", "20", "--out", str(file)],
                           capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHONPATH": str(ROOT)})
     found = json.loads(file.read_text())

@@ -16,7 +16,8 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from atomrl_nb.checkpoints import DiskError
-from atomrl_nb.cli import experiment_main, relax_main, search_main, train_main
+from atomrl_nb.cli import relax_main, search_main, train_main
+from atomrl_nb.measuring_cli import experiment_main
 
 SETTINGS = {"n_envs": 4, "learning_starts": 16, "batch_size": 16, "evaluation_starts": 2,
             "network": {"channels": 4, "layers": 1}}
@@ -224,8 +225,8 @@ def test_a_command_leaves_the_process_as_it_was(files, capsys):
 
 
 def test_every_command_tells_its_version(capsys):
-    import atomrl_nb.cli as cli
-    mains = [main for name, main in vars(cli).items() if name.endswith("_main")]
+    from atomrl_nb import cli, measuring_cli
+    mains = {main for room in (cli, measuring_cli) for name, main in vars(room).items() if name.endswith("_main")}
     assert len(mains) == 9
     for main in mains:
         with pytest.raises(SystemExit) as stop: main(["--version"])

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from atomrl_nb.cli import EXPERIMENTS, experiment_main
 from atomrl_nb.experiment import Experiment, provenance, read_result, rows_as_json, run_experiment
+from atomrl_nb.measuring_cli import EXPERIMENTS, experiment_main
 from atomrl_nb.structures import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = '''
 import sys, time
 from pathlib import Path
-from atomrl_nb import cli
+from atomrl_nb import measuring_cli as cli
 from atomrl_nb.experiment import Experiment
 
 def cases(seeds, quick):
@@ -74,7 +74,7 @@ def test_a_killed_command_goes_on_with_what_is_missing(tmp_path):
 
 @pytest.mark.parametrize("options, said", [
     (["--seeds", "0"], "must be positive"), (["--only", "arm=c"], "it may be a, b"),
-    (["--out", "nowhere/tiny.json"], "no folder 'nowhere'")])
+    (["--out", "nowhere/tiny.json"], "folder of --out 'nowhere/tiny.json' does not exist")])
 def test_what_cannot_be_measured_is_refused_before_the_work(tmp_path, capsys, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(EXPERIMENTS, "tiny", replace(TINY, measure=None))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atomrl_nb import cli
+from atomrl_nb import cli, measuring_cli
 from atomrl_nb.diagnostics import METRIC_GUIDE, RULES
 from atomrl_nb.settings import Settings, check_settings, settings_from
 
@@ -17,7 +17,7 @@ GUIDE = sorted((NBS / "guide").glob("*.ipynb"))
 PAGES = [NBS / "index.ipynb", *GUIDE, *sorted((NBS / "tutorials").glob("*.ipynb"))]
 PARSERS = {"atomrl-fit": cli.fit_parser, "atomrl-train": cli.train_parser, "atomrl-tune": cli.tune_parser, "atomrl-diagnose": cli.diagnose_parser,
            "atomrl-relax": cli.relax_parser, "atomrl-status": cli.status_parser,
-           "atomrl-bench": cli.bench_parser, "atomrl-experiment": cli.experiments_parser}
+           "atomrl-bench": measuring_cli.bench_parser, "atomrl-experiment": measuring_cli.experiments_parser}
 
 
 def prose(path):

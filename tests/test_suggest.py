@@ -105,7 +105,7 @@ def test_fixed_atoms_and_lone_atoms_are_no_obstacle():
     assert names(suggest_settings([Atoms("Cu")], EMT())) == set()
 
 
-@pytest.mark.parametrize("spoil, said", [(lambda f: np.inf * f, "not finite"), (lambda f: f[:1], "not finite"),
+@pytest.mark.parametrize("spoil, said", [(lambda f: np.inf * f, "not finite"), (lambda f: f[:1], "have shape"),
                                          (lambda f: 1 / 0, "ZeroDivisionError")])
 def test_a_bad_calculator_is_a_sentence(spoil, said):
     class Bad(EMT):
@@ -124,7 +124,7 @@ def test_the_command_prints_a_file_and_trains_nothing(tmp_path, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     assert train_main(["lj13", "--suggest"]) == 0
     assert settings_from(tomllib.loads(capsys.readouterr().out)) != Settings() and not list(tmp_path.iterdir())
-    for wrong in (["--run", "x"], ["--steps", "9"], ["--planner"], ["--settings", "x.toml"]):
+    for wrong in (["--run", "x"], ["--steps", "9"], ["--planner"], ["--settings", "x.toml"], ["--no-price"]):
         assert train_main(["cuau4", "--suggest", *wrong]) == 2
     assert train_main(["lj13", "--suggest", "--calculator", "emt"]) == 2
     assert "gives no forces" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def tests():
     found = sorted((ROOT / "tests").glob("test_*.py"), key=lambda path: path.stat().st_size)
     halves = [command("-m", "pytest", *map(str, found[start::2])) for start in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        results = sorted(pool.map(lambda half: half(), halves))
+        results = sorted(pool.map(lambda half: half(), halves), key=lambda result: result[0] != 0)
     return results[-1][0], "\n\n".join(output for _, output in results)
 
 

@@ -125,13 +125,13 @@ def formats(cell):
 
 
 def same(old, new):
-    """Say whether two texts agree: words exactly, whole numbers exactly, others to four significant digits."""
+    """Say whether two texts agree: words and whole numbers exactly, others to four significant digits or 1e-6."""
     def words(text):
         return [" ".join(part.split()) for part in NUMBER.split(text)]
 
     def close(a, b):
-        return a == b or not (a + b).lstrip("+-").isdigit() and math.isclose(float(a), float(b), rel_tol=1e-4,
-                                                                             abs_tol=1e-6)
+        whole = all(re.fullmatch(r"[-+]?\d+", one) for one in (a, b))
+        return a == b or not whole and math.isclose(float(a), float(b), rel_tol=1e-4, abs_tol=1e-6)
 
     return words(old) == words(new) and all(map(close, NUMBER.findall(old), NUMBER.findall(new)))
 

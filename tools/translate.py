@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SWITCH = "1a460000"  # id of the cell that links a page with its counterpart
 LINKS = {"guide": "[中文](../zh/{})", "zh": "[English](../guide/{})（图中文字与代码为英文；图和数字与英文页相同。）"}
+ENGLISH = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}")  # three words in a row
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 KEPT = re.compile(r"`[^`\n]+`|\]\([^)\s]*\)|" + NUMBER.pattern)  # what prose keeps in every language: names, links, numbers
 
@@ -148,9 +149,13 @@ class Pages:
             self.save(name, translated(read(self.guide / name), chinese, self.words, name))
 
     def accept(self):
-        """Note for each Markdown cell which English text it is the translation of."""
-        marks = {name: {cell["id"]: digest(cell) for cell in read(self.guide / name)["cells"]
-                        if cell["cell_type"] == "markdown" and cell["id"] != SWITCH} for name in self.names}
+        """Note for each Markdown cell which English text it is the translation of; what is English still is not noted."""
+        marks = {}
+        for name in self.names:
+            chinese = {cell["id"]: source(cell) for cell in read(self.zh / name)["cells"]}
+            marks[name] = {cell["id"]: digest(cell) for cell in read(self.guide / name)["cells"]
+                           if cell["cell_type"] == "markdown" and cell["id"] != SWITCH
+                           and (chinese.get(cell["id"]) != source(cell) or not ENGLISH.search(source(cell)))}
         self.save("translated.json", marks)
 
 

@@ -147,6 +147,11 @@ def in_order(
     return sorted(rows, key=lambda row: place.get(key_of(row, tuple(cases[0])), len(place)))
 
 # %% ../nbs/12b_experiment.ipynb #12b00018
+def _goes_on(saved, value):
+    "Tell whether older rows hold for a setting: it is the same, or a dictionary that has only grown, as by an arm."
+    if not isinstance(saved, dict) or not isinstance(value, dict): return saved == value
+    return all(name in value and value[name] == old for name, old in saved.items())
+
 def begun(
     experiment: Experiment,
     file: Path | None,  # result file; None: nothing is kept
@@ -159,7 +164,7 @@ def begun(
         return settings | {"provenance": now, experiment.rows: []}
     saved = read_result(file, experiment.rows)
     for name, value in settings.items():
-        if saved[experiment.rows] and (name not in saved or saved[name] != value):
+        if saved[experiment.rows] and not _goes_on(saved.get(name), value):
             raise InputError(f"{str(file)!r} was measured with other settings ({name}): "
                              "move it away, or give --overwrite to begin anew.")
     if saved[experiment.rows]: now = with_earlier(now, saved.get("provenance"))

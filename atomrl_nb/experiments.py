@@ -302,9 +302,17 @@ STUDIES = {study.name: study for study in (
         "lambda 0.1 and shaping": merged(_penalty(0.1), _shaping),
         "lambda 10 and shaping": merged(_penalty(10.0), _shaping)},
         systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
+    Study("guide-constraints-imitation", "Which of the two cures among walls, where labels teach beside the critic?", {
+        "neither": {},
+        "lambda 10": _penalty(10.0),
+        "lambda 100": _penalty(100.0),
+        "shaping": _shaping,
+        "lambda 10 and shaping": merged(_penalty(10.0), _shaping)},
+        systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory, _imitation)),
     Study("guide-memory", "How much should a small cell remember: TD3 alone, with imitation, with a far sight?", {
         "keeps all": {},
         "250": dict(buffer_capacity=250),
+        "500": dict(buffer_capacity=500),
         "keeps all, imitation": _imitation,
         "250, imitation": merged(_imitation, dict(buffer_capacity=250)),
         "keeps all, gamma 0.99": _far,
@@ -331,7 +339,8 @@ STUDIES = {study.name: study for study in (
         "lambda 10": _penalty(10.0),
         "lambda 100": _penalty(100.0),
         "lambda 1, replay": merged(_penalty(1.0), _replay),
-        "lambda 10, replay": merged(_penalty(10.0), _replay)},
+        "lambda 10, replay": merged(_penalty(10.0), _replay),
+        "lambda 100, replay": merged(_penalty(100.0), _replay)},
         systems=("walls8", "walls4"), baseline=merged(_no_constraints, _no_memory)),
     Study("guide-consistency", "What do a layer behind the critic and environment information do?", {
         "no tail": {},

@@ -107,6 +107,19 @@ def test_rows_of_other_settings_do_not_mix(tmp_path):
     assert run_experiment(other, file, overwrite=True)["pair"] == [1, 3]
 
 
+def test_a_setting_may_grow_by_an_arm_and_not_change_one(tmp_path):
+    file, arms = tmp_path / "tiny.json", dict(a=dict(x=1))
+    run_experiment(replace(TINY, settings=dict(arms=arms)), file)
+    grown = run_experiment(replace(TINY, settings=dict(arms=arms | dict(b=dict(x=2)))), file)
+    assert grown["arms"] == dict(a=dict(x=1), b=dict(x=2))
+    file.write_text(rows_as_json(grown))
+    for other in (dict(a=dict(x=3), b=dict(x=2)), arms, 7):
+        with pytest.raises(InputError, match="other settings"):
+            run_experiment(replace(TINY, settings=dict(arms=other)), file)
+    with pytest.raises(InputError, match="other settings"):
+        run_experiment(replace(TINY, settings=dict(arms=grown["arms"], more=1)), file)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": 3}', '{"runs": []}', "{" * 100_000])
 def test_a_file_that_holds_no_rows_is_kept(tmp_path, text):
     file = tmp_path / "tiny.json"

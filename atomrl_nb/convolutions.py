@@ -26,7 +26,7 @@ class EdgeSettings:
     cutoff: float = 5.0  # neighbours within this distance [Å]
     n_basis: int = 8  # radial functions
     radial_layers: int = 0  # hidden layers between radial functions and weights; 0 (linear): geometry can be cached
-    radial_neurons: int = 100  # width of those layers
+    radial_neurons: int = 100  # width of the hidden layers of `radial_layers`
     lmax_edge: int = 2  # largest degree of the spherical harmonics
     num_neighbors: float = 16.0  # a message is divided by the root of this
 

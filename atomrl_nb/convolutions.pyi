@@ -15,7 +15,7 @@ class EdgeSettings:
     cutoff: neighbours within this distance [Å]
     n_basis: radial functions
     radial_layers: hidden layers between radial functions and weights; 0 (linear): geometry can be cached
-    radial_neurons: width of those layers
+    radial_neurons: width of the hidden layers of `radial_layers`
     lmax_edge: largest degree of the spherical harmonics
     num_neighbors: a message is divided by the root of this
     """

@@ -40,12 +40,12 @@ class EnvironmentSettings:
     r0: float | None = None  # smallest allowed distance of two atoms [Å]; None: from the structures
     r0_factor: float | None = None  # instead of `r0`: share of the sum of both covalent radii
     correction_mode: str = "structure"  # one of `constraints.CORRECTION_MODES`
-    reward: str = "log_force_ratio"  # one of `REWARDS`
+    reward: str = "log_force_ratio"  # or energy, force, log_force, step, hybrid: what a step is paid for
     hybrid_weights: tuple = (1.0, 0.8, 0.5)  # of the three parts of the hybrid reward
     step_cost: float = 0.5  # lost at every step, in units of the reward's size, where the reward is one for progress
     correction_weight: float = 0.5  # of `correction_reward`, in the same units
     correction_form: str = "severe"  # one of `constraints.CORRECTION_FORMS`
-    env_features: tuple = ()  # names of `ENV_FEATURES` that the observation carries
+    env_features: tuple = ()  # what the network is told of the episode: names of `ENV_FEATURES`
     history: bool = False  # whether the observation carries the previous move and forces
 
 def smallest_distance(

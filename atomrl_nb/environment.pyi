@@ -23,12 +23,12 @@ class EnvironmentSettings:
     r0: smallest allowed distance of two atoms [Å]; None: from the structures
     r0_factor: instead of `r0`: share of the sum of both covalent radii
     correction_mode: one of `constraints.CORRECTION_MODES`
-    reward: one of `REWARDS`
+    reward: or energy, force, log_force, step, hybrid: what a step is paid for
     hybrid_weights: of the three parts of the hybrid reward
     step_cost: lost at every step, in units of the reward's size, where the reward is one for progress
     correction_weight: of `correction_reward`, in the same units
     correction_form: one of `constraints.CORRECTION_FORMS`
-    env_features: names of `ENV_FEATURES` that the observation carries
+    env_features: what the network is told of the episode: names of `ENV_FEATURES`
     history: whether the observation carries the previous move and forces
     """
     fmax: float = 0.01

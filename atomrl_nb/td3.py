@@ -29,14 +29,14 @@ class TD3Settings:
     gamma: float = 0.5  # discount: relaxing is a matter of the next few steps
     polyak: float = 0.99  # share of the target networks that is kept at an update
     actor_lr: float = 3e-3  # learning rate of the actor (Adam)
-    critic_lr: float = 4e-3  # and of the critics
+    critic_lr: float = 4e-3  # learning rate of the critics (Adam)
     policy_delay: int = 2  # critic updates for each actor update
     exploration_noise: float = 0.3  # width, as a share of the rms displacement
-    target_policy_noise: float = 0.1  # the same, in the critics' target
+    target_policy_noise: float = 0.1  # noise on the moves in the critics' target, in units of their rms
     target_noise_clip: float = 0.3  # largest target noise, as a share of the rms displacement
     deviation_weight: float = 0.1  # lambda of the deviation penalty [1/Å²]
     deviation_weight_end: float | None = None  # lambda after `deviation_steps`, in a straight line; None: it stays
-    deviation_steps: int = 2000  # environment steps from the one to the other
+    deviation_steps: int = 2000  # environment steps from `deviation_weight` to `deviation_weight_end`
     deviation_target: str = "corrected"  # against the environment's correction, or "replay": the stored move
     deviation_through: bool = True  # let the gradient run through the correction
     deviation_scaled: bool = True  # lambda in units of the mean |Q|, or of Q itself

@@ -17,14 +17,14 @@ class TD3Settings:
     gamma: discount: relaxing is a matter of the next few steps
     polyak: share of the target networks that is kept at an update
     actor_lr: learning rate of the actor (Adam)
-    critic_lr: and of the critics
+    critic_lr: learning rate of the critics (Adam)
     policy_delay: critic updates for each actor update
     exploration_noise: width, as a share of the rms displacement
-    target_policy_noise: the same, in the critics' target
+    target_policy_noise: noise on the moves in the critics' target, in units of their rms
     target_noise_clip: largest target noise, as a share of the rms displacement
     deviation_weight: lambda of the deviation penalty [1/Å²]
     deviation_weight_end: lambda after `deviation_steps`, in a straight line; None: it stays
-    deviation_steps: environment steps from the one to the other
+    deviation_steps: environment steps from `deviation_weight` to `deviation_weight_end`
     deviation_target: against the environment's correction, or "replay": the stored move
     deviation_through: let the gradient run through the correction
     deviation_scaled: lambda in units of the mean |Q|, or of Q itself

@@ -94,7 +94,7 @@ class WalkSettings:
     steps: int = 100  # steps at most
     longest: float = 0.2  # no atom moves farther in one step [Å]
     enough: float = 0.002  # the walk ends where the model's largest force is this share of the true one at the anchor
-    target: float = 0.15  # or where it is this share of the target `fmax`
+    target: float = 0.15  # a walk ends where its largest force is this share of the `fmax` to reach
 
 @dataclass(frozen=True)
 class Walk:

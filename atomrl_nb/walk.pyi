@@ -70,7 +70,7 @@ class WalkSettings:
     steps: steps at most
     longest: no atom moves farther in one step [Å]
     enough: the walk ends where the model's largest force is this share of the true one at the anchor
-    target: or where it is this share of the target `fmax`
+    target: a walk ends where its largest force is this share of the `fmax` to reach
     """
     steps: int = 100
     longest: float = 0.2

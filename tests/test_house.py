@@ -2,6 +2,8 @@
 import ast
 import importlib
 import inspect
+import json
+import re
 import subprocess
 import sys
 from operator import attrgetter
@@ -225,3 +227,20 @@ def test_a_long_module_is_named(tmp_path):
     (tmp_path / "short.py").write_text("\n" * 600)
     found, = rhythm.long_modules(tmp_path)
     assert found.startswith("long.py has 601 lines")
+
+
+def markdown_of(path):
+    """Yield the Markdown that a notebook says and prints."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown":
+            yield cell["id"], "".join(cell["source"])
+        for out in cell.get("outputs", []):
+            yield cell["id"], "".join(out.get("data", {}).get("text/markdown", ""))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head(path):
+    for name, text in markdown_of(path):
+        for table in re.findall(r"(?:^\|.*\|$\n?){2,}", text, flags=re.MULTILINE):
+            counts = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+            assert len(set(counts)) == 1, (name, table.splitlines()[counts.index(max(counts))])

@@ -900,7 +900,7 @@ DOCS = {
         'Measured': 'What structures and calculator look like.\n\nn_atoms: of the structure of middle size\nelements: chemical symbols\nstiffness: change of the force on an atom over its displacement, median of all atoms [eV/Å²]\nnoise: of a component of the forces [eV/Å]\ncalls: force evaluations that this took',
         'measure': 'Look at the structures, and ask the calculator for a few forces.\n\nstructures: `ase.Atoms`\ncalculator: gives energy [eV] and forces [eV/Å]',
         'near_the_wall': 'Draw starts as a training would.\n\nstructures: `ase.Atoms`\nreturns: (draws,) shortest distance in each start, in units of r0; infinite where it is far above',
-        'Reason': 'One setting that should differ from its default.\n\nname: such as "td3.deviation_weight"\nwhy: what was seen, and what was measured\npage: of the guide, that has the measurement',
+        'Reason': 'One setting that should differ from its default.\n\nname: such as "environment.perturb"\nwhy: what was seen, and what was measured\npage: of the guide, that has the measurement',
         'Suggestion': 'Settings for some structures, and why they are so.\n\nreasons: of `Reason`, one for each setting that differs',
         'with_value': 'Return the settings with one changed.\n\nname: such as "td3.gamma"',
         'suggest_settings': 'Suggest settings, each with the sentence and the page of the guide that says why.\n\nstructures: `ase.Atoms`, as a training would get them\ncalculator: gives energy [eV] and forces [eV/Å], or its spec; asked at most twelve times\nsettings: to begin with',

@@ -119,7 +119,7 @@ METRIC_GUIDE = {
     "fmax_ratio": Metric("Largest force", "fmax after the step / fmax to reach",
         "median", (-_ANY, 100), "steps, expert.schedule_steps up", "times the target", "log"),
     "a_back": Metric("a_back", "share of the move that was rejected",
-        "mean", (-_ANY, 0.1), "environment.r0 down, or td3.deviation_weight up", axis="share"),
+        "mean", (-_ANY, 0.1), "environment.r0 down; environment.correction_weight at 0.5", axis="share"),
     "td_error": Metric("TD error", "mean |Q - target| of a batch",
         "mean", (-_ANY, _ANY), "td3.critic_lr, td3.gamma down"),
     "q_gap": Metric("Twin-critic gap", "mean |Q1 - Q2| of a batch",
@@ -293,7 +293,7 @@ RULES = (
     Rule("hitting the wall", "severe", ("a_back", "fmax_ratio"),
          "The atoms are pushed against the smallest allowed distance, and stay where the forces are large.",
          "Lower environment.r0 if it is close to a bond length; "
-         "else keep environment.correction_weight at 0.5, and raise td3.deviation_weight to 10."),
+         "else keep environment.correction_weight at 0.5."),
     Rule("critic overestimates", "severe", ("q_bias", "q_excess"),
          "The agent believes in moves that do not lower the forces.",
          "Lower td3.gamma or td3.critic_lr; then look at the evaluations, which need not follow."),

@@ -46,7 +46,7 @@ RUN = dict(
     seed=Rule(whole(0, 2**32 - 1), "", "repeats a run"),
     device=Rule(Literal["auto", "cpu", "cuda"], "", "a GPU where there is one"),
     n_envs=Rule(whole(1, 4096), "environments", "one pass of the actor serves all; diagnostics.json has 8 and 16"),
-    buffer_capacity=Rule(whole(1, LONG), "transitions", "memory.json: 1,000, 5,000, 100,000; guide-memory.json: 250"),
+    buffer_capacity=Rule(whole(1, LONG), "transitions", "memory.json: 1,000 to 100,000; guide-memory.json: 250, 500"),
     learning_starts=Rule(whole(0, LONG), "steps", "16 steps of each environment: a first batch that is not all alike"),
     updates_per_step=Rule(above(0, 1000), "1/step", "diagnostics.json has 0.05, 0.5 and 1"),
     batch_size=Rule(whole(1, 65536), "transitions", "networks.json: updates a second; diagnostics.json has 16 and 32"),
@@ -74,7 +74,7 @@ NETWORK = dict(
     history=Rule(bool, "", "the ablation of MACS (arXiv 2506.04195); off, because states grow by two vectors an atom"),
     head=Rule(Literal["direct", "potential", "plain"], "",
               "reinforcement.json: one step, or planned in a learned energy"),
-    critic=Rule(Literal["structured", "pooled"], "", "tail.json"),
+    critic=Rule(Literal["structured", "pooled"], "", "guide-consistency.json: both"),
     stiffness=Rule(above(0, 1e6), "eV/Å²", "a metal's; the Lennard-Jones policy uses 60"),
     saturation=Rule(above(0, 10), "Å", "a seventh of a bond, where no harmonic picture holds any more"),
     max_displacement=Rule(above(0, 10), "Å", "the policies that ship use 0.35 and 0.8"),
@@ -82,7 +82,7 @@ NETWORK = dict(
     powers=Rule(bool, "", "the Lennard-Jones policy has them, for its steep walls"),
     angles=Rule(whole(0, 16), "densities", "fit.json: 0 and 4"),
     env_input_dim=Rule(whole(0, 1000), "numbers", "guide-gate.json; set by `environment.env_features`"),
-    tail_mlp=Rule(Literal["env", "always"], "", "guide.json: both; tail.json"))
+    tail_mlp=Rule(Literal["env", "always"], "", "guide-consistency.json: both"))
 
 # %% ../nbs/00b_schema.ipynb #0b5000d
 ENVIRONMENT = dict(
@@ -91,7 +91,7 @@ ENVIRONMENT = dict(
     perturb=Rule(number(0, 10), "Å", "0.3 is anharmonic, but no atom has changed its place (page of structures)"),
     perturb_kind=Rule(Literal["uniform", "normal", "positive"], "",
                       "symmetric; the original's `positive` shifts all atoms"),
-    r0=Rule(above(0, 10) | None, "Å", "diagnostics.json: too long, and atoms hit the wall"),
+    r0=Rule(above(0, 10) | None, "Å", "guide-diagnostics.json: from 2.3 to 2.7 more and more atoms hit the wall"),
     r0_factor=Rule(above(0, 2) | None, "", "the policies that ship use 0.5"),
     correction_mode=Rule(Literal["structure", "atom", "reference"], "",
                          "constraints.json: `structure` and `reference`"),
@@ -123,12 +123,12 @@ MEMORY = dict(
 
 # %% ../nbs/00b_schema.ipynb #0b5000f
 TD3 = dict(
-    gamma=Rule(number(0, 1), "", "guide-memory.json: 0.5 and 0.99"),
+    gamma=Rule(number(0, 1), "", "guide-memory.json: 0.5 and 0.99; guide-diagnostics.json"),
     polyak=Rule(number(0, 1), "", "diagnostics.json: 0.99 and 0"),
     actor_lr=Rule(above(0, 1e30), "", "diagnostics.json: 3e-3 and 1e-2; planners use 1e-2"),
-    critic_lr=Rule(above(0, 1e30), "", "diagnostics.json: 2e-3, 4e-3 and 5e-2"),
+    critic_lr=Rule(above(0, 1e30), "", "guide-diagnostics.json: 1e-3 to 5e-2"),
     policy_delay=Rule(whole(1, 1000), "updates", "TD3's 2 (arXiv 1802.09477); diagnostics.json has 1"),
-    exploration_noise=Rule(number(0, 10), "", "diagnostics.json: 0.001 and 0.3"),
+    exploration_noise=Rule(number(0, 10), "", "guide-diagnostics.json: 0.001 to 0.3"),
     target_policy_noise=Rule(number(0, 10), "", "diagnostics.json: 0 and 0.1"),
     target_noise_clip=Rule(number(0, 10), "", "three times the noise, a little more than TD3's 2.5"),
     deviation_weight=Rule(number(0, 1e6), "1/Å²", "guide-penalty.json: 0 to 100; diagnostics.json has 1e4"),

@@ -96,7 +96,7 @@ USUAL = (0.03, 50)  # times `network.stiffness`: as `diagnostics` judges it
 
 class Reason(NamedTuple):
     "One setting that should differ from its default."
-    name: str  # such as "td3.deviation_weight"
+    name: str  # such as "environment.perturb"
     value: Any
     why: str  # what was seen, and what was measured
     page: str  # of the guide, that has the measurement
@@ -136,13 +136,6 @@ def _amplitude(seen, structures, settings):
         f"With {usual:g} Å, {100 * inside(usual):.0f} % of the starts begin with atoms closer than r0. Most of such "
         "starts were never relaxed, with any cure.")
 
-def _penalty(seen, structures, settings):
-    "Punish an actor that learns from labels for moves that the wall does not allow, where starts are dense."
-    if settings.td3.imitation_weight == 0 or settings.td3.deviation_weight >= 10: return None
-    if np.median(near_the_wall(structures, settings)) > DENSE: return None
-    return 10.0, ("Most starts are dense: their closest pair is near r0. Beside labels, the penalty saved evaluations "
-                  "from such starts in most seeds.")
-
 def _shaping(seen, structures, settings):
     "Let the reward tell TD3 alone of the wall, where starts are dense."
     if settings.td3.imitation_weight > 0 or settings.environment.correction_weight >= 0.5: return None
@@ -158,7 +151,6 @@ RULES = (("buffer_capacity", _memory, "guide/03_memory.ipynb"),
          ("network.stiffness", _stiffness, "guide/04_diagnostics.ipynb"),
          ("environment.fmax", _target, "guide/00_what_to_change_first.ipynb"),
          ("environment.perturb", _amplitude, "guide/02_constraints.ipynb"),
-         ("td3.deviation_weight", _penalty, "guide/02_constraints.ipynb"),
          ("environment.correction_weight", _shaping, "guide/02_constraints.ipynb"))
 
 # %% ../nbs/09f_suggest.ipynb #5096e018

@@ -45,7 +45,7 @@ USUAL: tuple[float | int, ...]  # times `network.stiffness`: as `diagnostics` ju
 class Reason(NamedTuple):
     """One setting that should differ from its default.
 
-    name: such as "td3.deviation_weight"
+    name: such as "environment.perturb"
     why: what was seen, and what was measured
     page: of the guide, that has the measurement
     """

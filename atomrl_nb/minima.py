@@ -26,9 +26,9 @@ from .decisions import Effort, as_lines, contrasts, evolve
 from .experiment import Experiment
 from .experiments import outcome
 from .learned import find_policy
-from .neighbours import closest_pair, coordination
+from .neighbours import closest_pair
 from .optimizer import RLOptimizer
-from .search import Watched, bond_of, random_start, search
+from .search import Watched, bond_of, put_on_surface, random_start, search
 from .structures import CountedCalculator, InputError, OutOfBudget, as_calculator, calculator
 from .test_sets import draw_crystal
 from .walk import largest
@@ -63,17 +63,10 @@ def _moved_once(new, kind, sizes, bond, rng):
         new.positions[[i, j]] = new.positions[[j, i]]
     elif kind == "elsewhere" and new.pbc.all():
         new.positions[rng.integers(len(new))] = rng.uniform(size=3) @ np.asarray(new.cell)
-    elif kind == "elsewhere": _around(new, bond, rng)
+    elif kind == "elsewhere": put_on_surface(new, rng, bond)
     new.positions += rng.normal(0, width / 3**0.5, new.positions.shape)
     return new
 
-def _around(cluster, bond, rng):
-    "Put one or two of the atoms with the fewest neighbours elsewhere on the surface."
-    loose = np.argsort(coordination(cluster) + rng.normal(0, 0.5, len(cluster)))[:1 + rng.integers(2)]
-    for k in loose:
-        out, centre = rng.normal(size=3), cluster.positions.mean(axis=0)
-        radius = np.linalg.norm(np.delete(cluster.positions, k, 0) - centre, axis=1).max()
-        cluster.positions[k] = centre + out / np.linalg.norm(out) * (radius + 0.3 * bond)
 
 # %% ../nbs/13i_minima.ipynb #13i00010
 GENES = (*(f"weight of {kind}" for kind in KINDS), *(f"slope of {kind}" for kind in KINDS),

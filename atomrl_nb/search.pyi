@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from .structures import CountedCalculator
-__all__ = ['random_start', 'bond_of', 'fingerprint', 'Minimum', 'enter', 'kicked', 'Search', 'search', 'basin_hopping', 'Watched', 'multistart']
+__all__ = ['random_start', 'bond_of', 'fingerprint', 'Minimum', 'enter', 'kicked', 'put_on_surface', 'Search', 'search', 'basin_hopping', 'Watched', 'multistart']
 
 def random_start(like: Atoms, rng: np.random.Generator, bond: float=1.0) -> Atoms:
     """Put the atoms of a structure anywhere.
@@ -65,6 +65,13 @@ def kicked(atoms: Atoms, rng: np.random.Generator, width: float=0.35) -> Atoms:
     atoms: a minimum; stays as it is
     width: of the noise, as a share of the bond length
     returns: a start for the next relaxation
+    """
+
+def put_on_surface(cluster: Atoms, rng: np.random.Generator, bond: float) -> None:
+    """Put one or two of the atoms with the fewest neighbours somewhere else on the surface of a cluster.
+
+    cluster: changed in place
+    bond: length of a bond [Å]
     """
 
 @dataclass

@@ -183,7 +183,7 @@ def options(
         trusted = offered is not planner.springs and first_error(planner) < s.refuted
         found.append(Option(offered, learnt, learnt.evidence + s.credit * trusted))
     if planner.errors is not None: planner.errors.tables.clear()  # to save memory
-    return sorted(found, key=lambda option: -option.evidence)
+    return sorted(found, key=lambda option: -round(option.evidence, 6))  # what is as probable: the springs first
 
 # %% ../nbs/01k_planner.ipynb #4b010005
 def _telling(planner, absurd):

@@ -115,6 +115,6 @@ def test_a_saved_file_answers_the_question_as_it_is_declared(experiment):
         assert block["commit"] and "+" not in block["commit"] and {"torch", "ase"} <= set(block["versions"])
     names = ("system", "arm", "seed")
     keys = [key_of(row, names) for row in saved["rows"]]
-    assert len(set(keys)) == len(keys) and set(keys) <= {key_of(case, names) for case in experiment.cases(3, False)}
+    assert len(set(keys)) == len(keys) and set(keys) <= {key_of(case, names) for case in experiment.cases(8, False)}
     rows = saved["rows"]
     assert saved["summary"] == experiment.summary(rows)["summary"]

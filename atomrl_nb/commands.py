@@ -36,8 +36,8 @@ def run_command(
         except (InputError, FloatingPointError, DiskError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 2 if isinstance(error, InputError) else 1
-        except KeyboardInterrupt:
-            print(f"{name}: interrupted", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print("; ".join([f"{name}: interrupted", *map(str, stop.args)]), file=sys.stderr)
             return 130
 
 # %% ../nbs/13d_commands.ipynb #13d00009

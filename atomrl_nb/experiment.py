@@ -319,8 +319,10 @@ def measure_as_asked(
     only, again = chosen(args.only, cases), chosen(args.again, cases) if args.again else lambda case: False
     workers, kept = (0, None) if args.quick else (args.workers, file)
     if args.recount: result = recounted(experiment, file)
-    else: result = run_experiment(experiment, kept, seeds, workers, args.quick, args.work, only, again,
-                                  command=command_of(experiment, args), overwrite=args.overwrite)
+    else:
+        try: result = run_experiment(experiment, kept, seeds, workers, args.quick, args.work, only, again,
+                                     command=command_of(experiment, args), overwrite=args.overwrite)
+        except KeyboardInterrupt as stop: raise KeyboardInterrupt("the same command goes on") from stop
     if said := experiment.conclude(result[experiment.rows]): print(said)
     return 0
 

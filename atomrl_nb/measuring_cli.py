@@ -104,14 +104,16 @@ def experiments_parser() -> argparse.ArgumentParser:
     listed += "".join(f"\n  {name:18} {question_of(file)}" for name, file in of_checkout().items())
     parser = argparse.ArgumentParser(
         "atomrl-experiment", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"experiments:\n{listed}\n",
-        description="Measure what these pages say. Exit code 0: done, 2: bad input, 130: interrupted: it can go on.")
+        description="Measure what these pages say, and write rows as they come to NAME.json. Exit code 0: done, "
+                    "2: bad input, 130: interrupted; the same command goes on.")
     parser.add_argument("name", metavar="NAME", help="experiment, see below"), add_measuring(parser)
     return parser
 
 def _experiment(args):
     "Measure an experiment."
-    name = check_name(args.name, EXPERIMENTS | of_checkout(), "experiment")
-    return measure_as_asked(EXPERIMENTS.get(name) or from_file(of_checkout()[name]), args)
+    others = of_checkout()
+    name = check_name(args.name, EXPERIMENTS | others, "experiment")
+    return measure_as_asked(EXPERIMENTS.get(name) or from_file(others[name]), args)
 
 def experiment_main(
     argv: list | None = None,  # arguments; None: those of the command line
